@@ -85,3 +85,44 @@ type DoorHealth struct {
 	LastError   error     // nil = none yet; kept after the door recovered
 	LastErrorAt time.Time
 }
+
+func (c *Client) cacheStats() CacheStats {
+	d := c.counters
+	hits := d.sum(func(s *stripe) (n uint64) {
+		for a := freshAllowed; a < policyAllowed; a++ {
+			n += s.decisions[a].Load()
+		}
+		return n
+	})
+	misses := d.sum(func(s *stripe) uint64 {
+		return s.decisions[policyAllowed].Load() + s.decisions[policyDenied].Load()
+	})
+	return CacheStats{Customers: int(c.cache.count.Load()), Hits: hits, Misses: misses, Evictions: c.cache.evict.Load()}
+}
+
+func (c *Client) sourceStats() SourceStats {
+	l := c.loader
+	l.mu.Lock()
+	busy := l.busy
+	l.mu.Unlock()
+	_, tripped := l.door.report()
+	return SourceStats{
+		Fetches: l.stats.fetches.Load(), Failures: l.stats.failures.Load(), Shed: l.stats.shed.Load(),
+		InFlight: busy, BreakerOpen: tripped, BehindBy: c.refresher.behind(c.clock.precise()),
+	}
+}
+
+func (c *Client) decisionStats() DecisionStats {
+	var by [answers]uint64
+	for a := range by {
+		by[a] = c.counters.sum(func(s *stripe) uint64 { return s.decisions[a].Load() })
+	}
+	return DecisionStats{
+		Allowed:    by[freshAllowed] + by[staleAllowed] + by[policyAllowed],
+		Denied:     by[freshDenied] + by[staleDenied] + by[policyDenied],
+		Stale:      by[staleAllowed] + by[staleDenied],
+		ByPolicy:   by[policyAllowed] + by[policyDenied],
+		DeniedBy:   c.counters.denials.snapshot(),
+		ShadowedBy: make(map[Denial]uint64),
+	}
+}

@@ -1,0 +1,110 @@
+package entitlements
+
+import (
+	"sync"
+	"sync/atomic"
+)
+
+// books holds the accounts of all customers whose usage here may be missing from
+// what the backend told, whether they are cached or not. There is one account
+// per customer at any time.
+//
+// An account and a cache entry find each other in either order: whoever comes
+// second, be it the account of a cached customer or the entry of a counted one,
+// publishes itself first and then looks for the other.
+type books struct {
+	shards [64]struct {
+		mu       sync.Mutex // guards accounts; taken before an account's own lock
+		accounts map[string]*account
+	}
+	entryOf func(hash uint64, customer string) *entry // the cached entry, or nil
+	lagging atomic.Bool                               // an answer has been older than its fetch
+}
+
+func newBooks(entryOf func(uint64, string) *entry) *books {
+	b := &books{entryOf: entryOf}
+	for i := range b.shards {
+		b.shards[i].accounts = make(map[string]*account)
+	}
+	return b
+}
+
+// find returns the account of a customer, or nil.
+func (b *books) find(hash uint64, customer string) *account {
+	s := &b.shards[hash%uint64(len(b.shards))]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.accounts[customer]
+}
+
+// obtain returns the account of a customer, and makes one if there is none.
+func (b *books) obtain(hash uint64, customer string) *account {
+	s := &b.shards[hash%uint64(len(b.shards))]
+	s.mu.Lock()
+	a := s.accounts[customer]
+	if a == nil {
+		a = newAccount(customer, hash)
+		s.accounts[a.customer] = a
+	}
+	s.mu.Unlock()
+	if e := b.entryOf(hash, customer); e != nil && e.account.Load() != a {
+		// The same order as an install: the entry's lock, then the account's.
+		e.mu.Lock()
+		if !e.gone.Load() {
+			a.mu.Lock()
+			if !a.retired {
+				b.bindLocked(a, e)
+			}
+			a.mu.Unlock()
+		}
+		e.mu.Unlock()
+	}
+	return a
+}
+
+// bindLocked lets a cached entry show an account. Both locks are held.
+func (b *books) bindLocked(a *account, e *entry) {
+	a.entry = e
+	if p, o := e.content(); o != nil {
+		for _, m := range *a.meters.Load() {
+			if g := p.find(hashOf(m.feature), m.feature); g != nil && g.own >= 0 && m.figure.fetched == 0 {
+				m.installLocked(o.figures[g.own], 0)
+			}
+		}
+	}
+	e.account.Store(a)
+}
+
+// sweep retires the accounts of one shard that were quiet at the last sweep and
+// still are. An entry that still points at a retired account shows the same
+// numbers: they are the figures' own. visit sees each account first.
+func (b *books) sweep(shard int, since, backendNow int64, visit func(*account)) {
+	s := &b.shards[shard%len(b.shards)]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for customer, a := range s.accounts {
+		a.mu.Lock()
+		visit(a)
+		switch quiet := a.quietLocked(since, backendNow); {
+		case quiet && a.idle:
+			a.retired = true
+			delete(s.accounts, customer)
+		default:
+			a.idle = quiet
+		}
+		a.mu.Unlock()
+	}
+}
+
+// each calls f with every account, under its lock.
+func (b *books) each(f func(*account)) {
+	for i := range b.shards {
+		b.shards[i].mu.Lock()
+		for _, a := range b.shards[i].accounts {
+			a.mu.Lock()
+			f(a)
+			a.mu.Unlock()
+		}
+		b.shards[i].mu.Unlock()
+	}
+}

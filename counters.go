@@ -1,0 +1,131 @@
+package entitlements
+
+import (
+	"maps"
+	"math/bits"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"unsafe"
+)
+
+// stripes are counters that cores do not take from each other: each goroutine
+// adds to one of several, and a reader sums them up.
+type stripes struct {
+	all   []stripe
+	shift uint8
+
+	denials denials
+}
+
+// stripe fills two cache lines, since processors fetch lines in pairs.
+type stripe struct {
+	decisions [answers]atomic.Uint64
+	recorded  atomic.Uint64
+	_         [128 - 8*(answers+1)]byte
+}
+
+// answer is what a decision counts as.
+type answer uint8
+
+const (
+	freshAllowed answer = iota
+	freshDenied
+	staleAllowed
+	staleDenied
+	policyAllowed
+	policyDenied
+	answers
+)
+
+func newStripes() *stripes {
+	log := bits.Len(uint(8*runtime.GOMAXPROCS(0) - 1))
+	s := &stripes{all: make([]stripe, 1<<log), shift: uint8(64 - log)}
+	s.denials.byFeature.Store(&map[string]*denialCounts{})
+	return s
+}
+
+// mine is the calling goroutine's stripe. Goroutines have stacks of their own, so
+// the address of a local variable tells them apart for free; asking for a random
+// number would cost as much as the count itself. The address is only hashed,
+// never followed.
+func (s *stripes) mine() *stripe { return &s.all[s.lane()] }
+
+func (s *stripes) lane() uint64 {
+	var local byte
+	return uint64(uintptr(unsafe.Pointer(&local))>>11) * 0x9e3779b97f4a7c15 >> s.shift
+}
+
+func (s *stripes) sum(of func(*stripe) uint64) (total uint64) {
+	for i := range s.all {
+		total += of(&s.all[i])
+	}
+	return total
+}
+
+// denials counts denials by feature and reason: the first features that are
+// denied get counters of their own, later ones share the last.
+type denials struct {
+	mu        sync.Mutex                               // taken to add a feature
+	byFeature atomic.Pointer[map[string]*denialCounts] // copied to grow, so that counting allocates nothing
+	others    denialCounts
+}
+
+const (
+	maxDenied   = 1024
+	denialLanes = 8
+)
+
+// denialCounts has a few lanes, picked like a stripe.
+type denialCounts struct {
+	lanes [denialLanes]struct {
+		by [reasonCount]atomic.Uint64
+		_  [128 - 8*reasonCount]byte
+	}
+}
+
+func (d *denials) add(feature string, reason Reason, lane uint64) {
+	counts := (*d.byFeature.Load())[feature]
+	if counts == nil {
+		counts = d.grow(feature)
+	}
+	counts.lanes[lane%denialLanes].by[reason].Add(1)
+}
+
+func (d *denials) grow(feature string) *denialCounts {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	old := *d.byFeature.Load()
+	if counts := old[feature]; counts != nil {
+		return counts
+	}
+	if len(old) == maxDenied || !validKey(feature) {
+		return &d.others
+	}
+	grown := maps.Clone(old)
+	counts := new(denialCounts)
+	grown[strings.Clone(feature)] = counts
+	d.byFeature.Store(&grown)
+	return counts
+}
+
+func (d *denials) snapshot() map[Denial]uint64 {
+	out := make(map[Denial]uint64)
+	read := func(feature string, c *denialCounts) {
+		for reason := range reasonCount {
+			var n uint64
+			for lane := range c.lanes {
+				n += c.lanes[lane].by[reason].Load()
+			}
+			if n > 0 {
+				out[Denial{feature, reason}] = n
+			}
+		}
+	}
+	for feature, counts := range *d.byFeature.Load() {
+		read(feature, counts)
+	}
+	read("", &d.others)
+	return out
+}

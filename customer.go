@@ -1,0 +1,134 @@
+package entitlements
+
+import (
+	"iter"
+	"strings"
+)
+
+// Customer is a handle on one customer, for the length of a request: the same
+// answers as the Client's methods, without looking the customer up each time. It
+// is a value, sees every refresh, and keeps nothing in the cache. The zero
+// Customer denies and counts nothing.
+type Customer struct {
+	client *Client
+	entry  *entry // nil when nothing was cached
+	key    string
+}
+
+// Feature is a handle on a feature code, for the life of the program and for
+// Customers of any Client. The zero Feature is denied.
+type Feature struct {
+	code string
+	hash uint64
+}
+
+// Customer returns a handle. It does not block, and loads nothing: see
+// [Client.Resolve] for one that is answerable.
+func (c *Client) Customer(key string) Customer {
+	return Customer{client: c, entry: c.cache.find(hashOf(key), key), key: key}
+}
+
+// Feature returns a handle. Make it once, at start-up. An empty or too long code
+// makes a Feature that is denied with [ReasonInvalid].
+func (c *Client) Feature(code string) Feature {
+	code = strings.Clone(code)
+	return Feature{code: code, hash: hashOf(code)}
+}
+
+// Key is the customer's key.
+func (cu Customer) Key() string { return cu.key }
+
+// Code is the feature's code.
+func (f Feature) Code() string { return f.code }
+
+// Allowed is [Client.Allowed].
+func (cu Customer) Allowed(f Feature) bool {
+	if e := cu.entry; e != nil {
+		if now := cu.client.clock.coarse.Load(); now < e.until.Load() {
+			if g := e.plan.Load().find(f.hash, f.code); g != nil && g.plain {
+				cu.client.served(e, now)
+				return true
+			}
+		}
+	}
+	return cu.Decide(f).Allowed
+}
+
+// Decide is [Client.Decide].
+func (cu Customer) Decide(f Feature) Decision {
+	c := cu.client
+	if c == nil {
+		return Decision{}
+	}
+	e := cu.entry
+	if e != nil && !e.gone.Load() {
+		if d, ok := c.answer(e, f.hash, f.code); ok {
+			return d
+		}
+	}
+	hash := hashOf(cu.key)
+	if e != nil && c.cache.find(hash, cu.key) == nil {
+		// It made room for others after the handle was made. What was resolved
+		// stays answerable for as long as it is fresh enough.
+		if d, ok := c.answer(e, f.hash, f.code); ok {
+			return d
+		}
+	}
+	return c.decide(hash, cu.key, f.hash, f.code)
+}
+
+// Number is [Client.Number].
+func (cu Customer) Number(f Feature, fallback int64) int64 { return numberOf(cu.Decide(f), fallback) }
+
+// Text is [Client.Text].
+func (cu Customer) Text(f Feature, fallback string) string { return textOf(cu.Decide(f), fallback) }
+
+// Track is [Client.Track].
+func (cu Customer) Track(f Feature, n int64) {
+	c := cu.client
+	if c == nil {
+		return
+	}
+	if e := cu.entry; e != nil {
+		if a := e.account.Load(); a != nil && c.usage.fold(a, f.code, n) {
+			return
+		}
+	}
+	c.usage.add(&Usage{Customer: cu.key, Feature: f.code, Quantity: n}, nil)
+}
+
+// All is every feature that the customer's plan has, in the order of their codes,
+// with its Decision: for a front end. It counts as no check. A customer that is
+// not cached has none.
+func (cu Customer) All() iter.Seq2[string, Decision] {
+	return func(yield func(string, Decision) bool) {
+		c := cu.client
+		if c == nil {
+			return
+		}
+		e := cu.entry
+		if e == nil || e.gone.Load() {
+			if found := c.cache.find(hashOf(cu.key), cu.key); found != nil {
+				e = found
+			}
+		}
+		if e == nil {
+			return
+		}
+		p, _ := e.content()
+		now := c.clock.precise()
+		if p == nil || c.clock.closed() || e.age(now) >= c.cfg.MaxStale {
+			return
+		}
+		for i := range p.grants {
+			d := c.judge(e, hashOf(p.grants[i].code), p.grants[i].code)
+			d.Age, d.Origin = e.age(now), OriginFresh
+			if now >= e.staleAt.Load() {
+				d.Origin = OriginStale
+			}
+			if !yield(p.grants[i].code, d) {
+				return
+			}
+		}
+	}
+}

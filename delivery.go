@@ -1,0 +1,404 @@
+package entitlements
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"time"
+
+	"github.com/cenkalti/backoff/v4"
+)
+
+// A delivery is one batch on its way: sealed records, tried until each of them
+// has an end. Its content and ID never change; where an outcome splits it, the
+// parts are deliveries of their own.
+type delivery struct {
+	batch   Batch
+	records []*record
+	notYet  int64 // precise: no attempt before
+	wait    *backoff.ExponentialBackOff
+}
+
+var (
+	errDropped = [dropReasons]error{
+		dropOverflow:    errors.New("entitlements: usage dropped: more than Config.MaxPending records wait"),
+		dropInvalid:     ErrInvalidKey,
+		dropClosed:      ErrClosed,
+		dropUndelivered: ErrClosed,
+		dropNoSink:      nil,
+	}
+	errInDoubt  = errors.New("entitlements: usage in doubt: sent without an answer for longer than the sink dedupes")
+	errExpired  = errors.New("entitlements: usage not delivered within Config.RetryFor")
+	errConfused = errors.New("entitlements: sink answered with an index outside the batch")
+)
+
+// dispatch starts what may be started, and returns how long nothing more will be
+// due.
+func (b *batcher) dispatch(ctx context.Context, now int64) (wait int64) {
+	for {
+		b.mu.Lock()
+		if b.busy >= b.cfg.FlushConcurrency {
+			b.mu.Unlock()
+			return int64(forever) // a call that returns nudges
+		}
+		probe, wait := b.door.admit(now)
+		if wait > 0 {
+			b.mu.Unlock()
+			return wait
+		}
+		d, wait := b.nextLocked(now, probe)
+		if d == nil {
+			b.mu.Unlock()
+			b.door.release(probe)
+			return wait
+		}
+		b.flying[d] = struct{}{}
+		b.busy++
+		b.mu.Unlock()
+		if !b.running.start(func() { b.deliver(ctx, d, probe) }) {
+			return int64(forever) // closed: what flies is settled by close
+		}
+	}
+}
+
+// nextLocked takes the next delivery: what is due again, then what travels
+// alone, then a new batch of what was gathered. A probe takes the oldest of what
+// failed, due or not, so that an outage is probed by one batch.
+func (b *batcher) nextLocked(now int64, probe bool) (*delivery, int64) {
+	if now < b.paceAt {
+		return nil, b.paceAt - now
+	}
+	wait := int64(forever)
+	for i := 0; i < len(b.retries); i++ {
+		d := b.retries[i]
+		if d.notYet > now && !probe {
+			wait = min(wait, d.notYet-now)
+			continue
+		}
+		b.retries = slices.Delete(b.retries, i, i+1)
+		i--
+		if d = b.reviewLocked(d, now); d != nil {
+			b.paceLocked(now, len(d.records))
+			return d, 0
+		}
+	}
+	var take []*record
+	for len(take) < b.limits.MaxBatch && len(b.ready) > 0 {
+		r := b.ready[0]
+		b.ready[0], b.ready = nil, b.ready[1:]
+		if len(b.suspects) > 0 && b.suspectLocked(r, now) {
+			b.alone = append(b.alone, r)
+			continue
+		}
+		take = append(take, r)
+	}
+	if len(b.alone) > 0 {
+		b.ready = append(take, b.ready...)
+		take = b.alone[:1:1]
+		b.alone = b.alone[1:]
+	}
+	if len(take) == 0 {
+		return nil, wait
+	}
+	b.paceLocked(now, len(take))
+	return b.newDelivery(take), 0
+}
+
+// reviewLocked takes out of a failed delivery what must not be sent again. It
+// returns what is left, or nil.
+func (b *batcher) reviewLocked(d *delivery, now int64) *delivery {
+	var expired, doubtful []*record
+	for _, r := range d.records {
+		switch {
+		case r.unknown != 0 && b.tooLate(now-r.unknown):
+			doubtful = append(doubtful, r)
+		case now-r.first >= int64(b.cfg.RetryFor):
+			expired = append(expired, r)
+		}
+	}
+	if len(expired)+len(doubtful) == 0 {
+		return d
+	}
+	left := slices.DeleteFunc(slices.Clone(d.records), func(r *record) bool {
+		return slices.Contains(expired, r) || slices.Contains(doubtful, r)
+	})
+	// Settling takes account locks and tells the others; neither needs b.mu.
+	b.running.start(func() {
+		b.settle(doubtful, settlement{state: pieceLost, inDoubt: true, err: errInDoubt})
+		b.settle(expired, settlement{state: pieceLost, dead: true, err: errExpired})
+		b.nudge()
+	})
+	if len(left) == 0 {
+		return nil
+	}
+	return b.newDelivery(left)
+}
+
+// tooLate reports whether the sink may have forgotten a record that it first saw
+// this long ago. A request can arrive as late as its timeout, so that is taken
+// off the window.
+func (b *batcher) tooLate(age int64) bool {
+	window := int64(b.limits.DedupWindow)
+	switch {
+	case window == 0:
+		return false
+	case window < 0:
+		return true
+	}
+	return age >= window-min(window/4, int64(b.cfg.FlushTimeout))
+}
+
+// suspectLocked reports whether a record must travel alone.
+func (b *batcher) suspectLocked(r *record, now int64) bool {
+	key := suspect{r.meter.account.customer, r.meter.feature}
+	until, ok := b.suspects[key]
+	if ok && now >= until {
+		delete(b.suspects, key)
+	}
+	return ok && now < until
+}
+
+func (b *batcher) paceLocked(now int64, records int) {
+	if b.limits.Rate > 0 {
+		b.paceAt = now + int64(float64(records)/b.limits.Rate*float64(time.Second))
+	}
+}
+
+// newDelivery seals records into a batch.
+func (b *batcher) newDelivery(records []*record) *delivery {
+	d := &delivery{records: records, wait: newBackOff(250*time.Millisecond, 30*time.Second)}
+	d.batch = Batch{ID: b.nextID(), Usage: make([]Usage, len(records))}
+	for i, r := range records {
+		a := r.meter.account
+		a.mu.Lock()
+		if r.meter.open == r {
+			r.meter.open = nil
+		}
+		if r.id == "" {
+			r.id = b.nextID()
+		}
+		d.batch.Usage[i] = r.usage()
+		a.mu.Unlock()
+	}
+	return d
+}
+
+// deliver makes one attempt and settles what it tells.
+func (b *batcher) deliver(ctx context.Context, d *delivery, probe bool) {
+	sent := b.clock.precise()
+	b.eachRecord(d.records, func(r *record) {
+		if r.sent == 0 {
+			r.sent = sent
+			b.recountLocked(r)
+		}
+		if r.first == 0 {
+			r.first = sent
+		}
+	})
+	d.batch.Attempt++
+	ctx, cancel := context.WithTimeoutCause(ctx, b.cfg.FlushTimeout, &timeoutError{"Deliver", b.cfg.FlushTimeout})
+	defer cancel()
+	_, err := protect(ctx, b.running, func() {
+		b.mu.Lock()
+		b.busy--
+		b.mu.Unlock()
+		b.nudge()
+	}, func() (struct{}, error) { return struct{}{}, b.sink.Deliver(ctx, d.batch) })
+	now := b.clock.precise()
+	o := readOutcome(err, len(d.records))
+	b.door.done(now, probe, o.verdict, o.after, err)
+	again := b.apply(d, o, sent, now)
+
+	b.mu.Lock()
+	delete(b.flying, d)
+	if !b.shut { // else close has settled them
+		b.retries = append(b.retries, again...)
+	}
+	b.mu.Unlock()
+	b.nudge()
+}
+
+// fate is what a sink told of one record.
+type fate uint8
+
+const (
+	fateAccepted fate = iota
+	fateRetry         // certainly not accepted
+	fateUnknown       // sent, and no answer that tells
+	fateRejected
+)
+
+// outcome is what a sink told of a batch.
+type outcome struct {
+	fates   []fate
+	reasons map[int]error // of the rejected
+	bisect  bool          // the batch was refused because of a record in it
+	verdict verdict
+	after   time.Duration
+	err     error
+}
+
+// readOutcome reads the answer of Deliver by the table in [Sink].
+func readOutcome(err error, n int) outcome {
+	o := outcome{fates: make([]fate, n), err: err}
+	all := func(f fate) {
+		for i := range o.fates {
+			o.fates[i] = f
+		}
+	}
+	if err == nil {
+		return o
+	}
+	var partial *DeliveryError
+	if errors.As(err, &partial) {
+		mark := func(i int, f fate) {
+			if i < 0 || i >= n {
+				o.err, o.verdict = fmt.Errorf("%w: %w", errConfused, err), verdictFailed
+				return
+			}
+			o.fates[i] = f
+		}
+		o.after = max(0, partial.After)
+		o.reasons = make(map[int]error, len(partial.Rejected))
+		if len(partial.Retry)+len(partial.Unknown) > 0 {
+			o.verdict = verdictFailed
+			if len(partial.Retry)+len(partial.Unknown)+len(partial.Rejected) < n {
+				o.verdict = verdictWorked // the door is open: some of it got through
+			}
+		}
+		for _, i := range partial.Retry {
+			mark(i, fateRetry)
+		}
+		for _, i := range partial.Unknown {
+			mark(i, fateUnknown)
+		}
+		for _, r := range partial.Rejected {
+			mark(r.Index, fateRejected)
+			o.reasons[r.Index] = r.Err
+		}
+		if errors.Is(o.err, errConfused) {
+			all(fateUnknown)
+		}
+		return o
+	}
+	if after, ok := RetryDelay(err); ok {
+		o.after, o.verdict = after, verdictFailed
+		if after > 0 {
+			o.verdict = verdictBusy
+		}
+		all(fateRetry)
+		return o
+	}
+	if IsPermanent(err) {
+		all(fateRejected)
+		o.bisect = n > 1
+		return o
+	}
+	o.verdict = verdictFailed
+	if errors.Is(err, context.DeadlineExceeded) {
+		o.verdict = verdictTimedOut
+	}
+	all(fateUnknown)
+	return o
+}
+
+// apply settles the records of a delivery by its outcome, and returns what is to
+// be tried again.
+func (b *batcher) apply(d *delivery, o outcome, sent, now int64) []*delivery {
+	if o.bisect {
+		half := len(d.records) / 2
+		return []*delivery{b.newDelivery(d.records[:half]), b.newDelivery(d.records[half:])}
+	}
+	var accepted, again []*record
+	unknown := false
+	for i, r := range d.records {
+		switch o.fates[i] {
+		case fateAccepted:
+			accepted = append(accepted, r)
+		case fateRetry, fateUnknown:
+			again = append(again, r)
+			unknown = unknown || o.fates[i] == fateUnknown
+		case fateRejected:
+			reason := o.reasons[i]
+			if reason == nil {
+				reason = o.err
+			}
+			b.suspectNow(r, now)
+			b.settle([]*record{r}, settlement{state: pieceLost, dead: true, err: reason})
+		}
+	}
+	b.settle(accepted, settlement{state: pieceAcked, at: now})
+	for i, r := range d.records {
+		b.eachRecord([]*record{r}, func(r *record) {
+			switch {
+			case o.fates[i] == fateUnknown && r.unknown == 0:
+				r.unknown = sent
+			case o.fates[i] == fateRetry && r.unknown == 0:
+				r.sent = 0 // it certainly is not there
+				b.recountLocked(r)
+			}
+		})
+	}
+	if len(again) == 0 {
+		return nil
+	}
+	if len(again) < len(d.records) {
+		left := b.newDelivery(again)
+		left.wait = d.wait
+		d = left
+	}
+	wait := max(d.wait.NextBackOff(), o.after)
+	if !b.door.spend(o.verdict) {
+		wait = max(wait, d.wait.MaxInterval)
+	}
+	if unknown && b.limits.DedupWindow < 0 {
+		wait = 0 // it is not sent again: review parks it
+	}
+	d.notYet = now + int64(wait)
+	return []*delivery{d}
+}
+
+// suspectNow lets the usage of a record's feature travel alone for a while.
+func (b *batcher) suspectNow(r *record, now int64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.suspects) < maxSuspects {
+		b.suspects[suspect{r.meter.account.customer, r.meter.feature}] = now + isolation
+		return
+	}
+	for key, until := range b.suspects {
+		if now >= until {
+			delete(b.suspects, key)
+		}
+	}
+}
+
+// eachRecord calls f with every record that is not settled, under its account's
+// lock.
+func (b *batcher) eachRecord(records []*record, f func(*record)) {
+	for _, r := range records {
+		a := r.meter.account
+		a.mu.Lock()
+		if !r.settled() {
+			f(r)
+		}
+		a.mu.Unlock()
+	}
+}
+
+func (b *batcher) recountLocked(r *record) {
+	r.meter.recountLocked(r, int64(b.clock.tick))
+}
+
+// newBackOff is the waits between attempts: exponential, jittered, without end.
+func newBackOff(first, most time.Duration) *backoff.ExponentialBackOff {
+	return backoff.NewExponentialBackOff(
+		backoff.WithInitialInterval(first),
+		backoff.WithMaxInterval(most),
+		backoff.WithMultiplier(2),
+		backoff.WithRandomizationFactor(0.2),
+		backoff.WithMaxElapsedTime(math.MaxInt64),
+	)
+}

@@ -1,0 +1,134 @@
+package entitlements
+
+import (
+	"hash/maphash"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// An entry is what the cache keeps of one customer. It is mutable: a refresh
+// changes it in place, so the cache never sets a key twice and a handle that
+// points at it sees every refresh.
+//
+// Readers take no lock, so writers order their stores (see content). What the
+// hot path reads stands first, in one cache line.
+type entry struct {
+	key  string
+	plan atomic.Pointer[plan]
+
+	// until is the coarse time before which the snapshot answers without a closer
+	// look: MaxStale, less the margin. 0 for an entry that left the cache.
+	until atomic.Int64
+
+	// staleAt is the coarse time from which the snapshot counts as stale; 0 when
+	// it was invalidated.
+	staleAt atomic.Int64
+
+	lastUse atomic.Int64 // coarse, written at most once per tick
+
+	// own is what the customer does not share with others of its plan. It names
+	// its plan, so that a metered verdict reads both from one place. nil when
+	// there is nothing.
+	own atomic.Pointer[own]
+
+	// account is the usage of this customer that was counted here and that the
+	// backend may not have told of yet. nil when there is none.
+	account atomic.Pointer[account]
+
+	fetched atomic.Int64 // precise time at which the fetch began
+	denyAt  atomic.Int64 // coarse time from which a denial asks for a refresh
+	pending atomic.Uint32
+	gone    atomic.Bool // left the cache; a handle may still hold it
+
+	mu       sync.Mutex // guards the writes of the above, and the fields below
+	startSeq uint64     // of the fetch that brought the content
+	staleSeq uint64     // of the last Invalidate
+	failures int        // loads failed in a row
+	due      int64      // guarded by refresher.mu: when the next refresh is due
+	negative *negative  // what is remembered instead of a snapshot; never changes
+}
+
+// Values of entry.pending: what the refresher has in mind for it.
+const (
+	refreshNone   uint32 = iota // nothing: it was idle when it was due, or gone
+	refreshLater                // waits in the wheel until it is due
+	refreshQueued               // is due, or being loaded
+	refreshUrgent               // was invalidated, and the reload that knows of it has not begun
+)
+
+// own is a customer's part of a snapshot. Immutable.
+type own struct {
+	plan       *plan
+	version    string
+	asOf       int64 // backend
+	serverTime int64 // backend
+	figures    []figure
+}
+
+// seed hashes customers and features, so that keys cannot be chosen to collide.
+var seed = maphash.MakeSeed()
+
+func hashOf(s string) uint64 { return maphash.String(seed, s) }
+
+// content returns the plan and the customer's own part of one and the same
+// snapshot.
+//
+// storeLocked sets own before plan when there is an own part, and plan before a
+// nil own when there is none. So an own part that is seen has its plan in it, and
+// where none is seen a plan that needs one can only be a store that is under way:
+// then the own part is there at the next look.
+func (e *entry) content() (*plan, *own) {
+	for {
+		if o := e.own.Load(); o != nil {
+			return o.plan, o
+		}
+		if p := e.plan.Load(); p == nil || p.dated == 0 {
+			return p, nil
+		}
+	}
+}
+
+// touch notes that the customer is in use. One store per tick and customer, so
+// that readers on several cores do not take the line from each other.
+func (e *entry) touch(now int64) {
+	if e.lastUse.Load() != now {
+		e.lastUse.Store(now)
+	}
+}
+
+// storeLocked makes p and o what readers see. e.mu is held.
+func (e *entry) storeLocked(p *plan, o *own) {
+	if o != nil {
+		e.own.Store(o)
+		e.plan.Store(p)
+		return
+	}
+	e.plan.Store(p)
+	e.own.Store(nil)
+}
+
+// export is the snapshot as a Source would have answered it; nil without one.
+func (e *entry) export() *Entitlements {
+	p, o := e.content()
+	if p == nil {
+		return nil
+	}
+	out := &Entitlements{Customer: e.key, Plan: p.name, Features: make(map[string]Grant, len(p.grants))}
+	if o != nil {
+		out.Version, out.AsOf, out.ServerTime = o.version, fromNanos(o.asOf), fromNanos(o.serverTime)
+	}
+	for i := range p.grants {
+		g := &p.grants[i]
+		grant := Grant{Kind: g.kind, Enabled: g.enabled, Limit: g.limit, Soft: g.soft, Text: g.text}
+		if g.own >= 0 && o != nil {
+			f := &o.figures[g.own]
+			grant.Used = f.used
+			grant.PeriodStart, grant.ResetsAt, grant.ExpiresAt = fromNanos(f.start), fromNanos(f.resets), fromNanos(f.expires)
+		}
+		out.Features[g.code] = grant
+	}
+	return out
+}
+
+func (e *entry) age(now int64) time.Duration { return time.Duration(max(0, now-e.fetched.Load())) }

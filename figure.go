@@ -1,0 +1,170 @@
+package entitlements
+
+import (
+	"math"
+	"math/bits"
+)
+
+// The accounting rule: what to add to the number that the backend told.
+//
+// A figure is that number, with the interval in which it was read. A piece is
+// usage counted here that became one record. The question is which pieces the
+// figure may not contain. Saying "none" forgets usage and lets a customer over
+// its limit; saying "all" counts twice and locks it out. Everything in this file
+// is pure; DESIGN.md has the argument.
+
+// figure is a customer's own part of one grant, as installed.
+type figure struct {
+	used                   int64
+	start, resets, expires int64 // backend; 0 = unknown, never, never
+
+	// floor is where the figure's period began as far as is known: start, or the
+	// end of an earlier period that this process saw. Usage before it counts
+	// nothing any more.
+	floor int64
+
+	fetched  int64 // precise: the fetch began
+	received int64 // precise: its answer was here
+	horizon  int64 // precise: what was acknowledged before this is contained
+}
+
+// horizonOf is the moment before which all accepted usage is contained in an
+// answer. Only a difference of two readings of the backend's clock enters, so no
+// clock offset does, and the horizon is never later than the fetch's start.
+func horizonOf(fetched, asOf, serverTime, resolution, lag int64) int64 {
+	if asOf != 0 {
+		fetched -= max(0, serverTime+resolution-asOf)
+	}
+	return fetched - lag
+}
+
+// after decides which of two figures holds when next has been fetched. A next
+// that was fetched earlier, knows less, or is of an earlier period loses its
+// usage; when the grant expires always comes from the latest answer.
+func (f figure) after(next figure) figure {
+	if f.fetched == 0 {
+		return next
+	}
+	older := next.fetched <= f.fetched || next.horizon < f.horizon
+	switch {
+	case f.start != 0 && next.start != 0:
+		older = older || next.start < f.start
+	case f.resets != 0 && next.resets != 0:
+		older = older || next.resets < f.resets
+	}
+	if older {
+		f.expires = next.expires
+		return f
+	}
+	if f.resets != 0 && next.resets > f.resets && next.start == 0 {
+		next.floor = max(next.floor, f.resets)
+	}
+	next.floor = max(next.floor, f.floor)
+	return next
+}
+
+// pieceState is how far a piece has come.
+type pieceState uint8
+
+const (
+	pieceOpen  pieceState = iota // not accepted as far as is known: never sent, or sent and unanswered
+	pieceAcked                   // accepted
+	pieceLost                    // dead, dropped or in doubt: the backend may never count it, and it was allowed
+)
+
+// piece is the part of a record that the rule needs.
+type piece struct {
+	quantity int64
+	stamp    int64 // backend: decides its period
+	sent     int64 // precise: first attempt; 0 = never
+	acked    int64 // precise
+	state    pieceState
+}
+
+// period is which of a meter's two views a piece belongs to.
+type period uint8
+
+const (
+	periodPast    period = iota // over: counts nothing
+	periodCurrent               // the figure's
+	periodNext                  // the one that begins at the figure's resets
+)
+
+func (f *figure) period(stamp int64) period {
+	switch {
+	case f.resets != 0 && stamp >= f.resets:
+		return periodNext
+	case stamp < f.floor:
+		return periodPast
+	default:
+		return periodCurrent
+	}
+}
+
+// contains reports whether p is in the figure for certain. A tick is added,
+// because an acknowledgement is stamped a moment after it was read.
+func (f *figure) contains(p *piece, tick int64) bool {
+	return p.state == pieceAcked && p.acked+tick < f.horizon
+}
+
+// missing is how many units of p must be added to the figure: all of them when
+// it is out of the figure for certain, the positive ones when it may be.
+func (f *figure) missing(p *piece, tick int64) (int64, period) {
+	in := f.period(p.stamp)
+	switch {
+	case in == periodPast:
+		return 0, in
+	case p.state == pieceLost:
+		return max(0, p.quantity), in
+	case in == periodNext, p.sent == 0, p.sent > f.received:
+		return p.quantity, in
+	case f.contains(p, tick):
+		return 0, in
+	default:
+		return max(0, p.quantity), in
+	}
+}
+
+// saturate adds and stays at the end of the range instead of passing it.
+func saturate(a, b int64) int64 {
+	sum := a + b
+	switch {
+	case a > 0 && b > 0 && sum < 0:
+		return math.MaxInt64
+	case a < 0 && b < 0 && sum >= 0:
+		return math.MinInt64
+	}
+	return sum
+}
+
+// wide is a sum of int64s that cannot overflow, so that what was added can be
+// taken off again exactly.
+type wide struct {
+	hi int64
+	lo uint64
+}
+
+func (w *wide) add(n int64) {
+	var carry uint64
+	w.lo, carry = bits.Add64(w.lo, uint64(n), 0)
+	w.hi += n>>63 + int64(carry)
+}
+
+func (w *wide) sub(n int64) {
+	var borrow uint64
+	w.lo, borrow = bits.Sub64(w.lo, uint64(n), 0)
+	w.hi -= n>>63 + int64(borrow)
+}
+
+// plus is the sum of w and n, saturated.
+func (w wide) plus(n int64) int64 {
+	w.add(n)
+	switch {
+	case w.hi == int64(w.lo)>>63:
+		return int64(w.lo)
+	case w.hi < 0:
+		return math.MinInt64
+	default:
+		return math.MaxInt64
+	}
+}

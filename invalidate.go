@@ -1,0 +1,71 @@
+package entitlements
+
+// Invalidate, InvalidateAll and Forget race with loads. What orders them is a
+// sequence: every fetch takes a number just before it calls the Source, and so
+// does every Invalidate. Content is stale while its fetch has a lower number
+// than the customer's last Invalidate.
+//
+// An Invalidate leaves its number in two places, with the load that is under way
+// and with the entry, in this order; a load that lands installs the entry first
+// and then looks for a number. So whichever way they interleave, the entry
+// carries the number:
+//
+//	load lands              Invalidate
+//	install entry           number on the attempt
+//	take the attempt away   number on the entry
+//	number on the entry
+
+// invalidate marks what is cached of a customer, and what is being loaded, as
+// stale. It returns the cached entry, or nil.
+func (l *loader) invalidate(customer string) *entry {
+	sequence := l.sequence.Add(1)
+	hash := hashOf(customer)
+	l.mu.Lock()
+	if a := l.attempts[customer]; a != nil {
+		a.staleSeq = sequence
+	}
+	l.mu.Unlock()
+	if e := l.absent.find(hash, customer); e != nil {
+		l.absent.remove(hash, e)
+	}
+	e := l.cache.find(hash, customer)
+	if e != nil {
+		e.markStale(sequence)
+	}
+	return e
+}
+
+func (l *loader) invalidateAll() { l.allStale.Store(l.sequence.Add(1)) }
+
+// forget takes a customer out of the cache, and keeps a load that is under way
+// from putting it back.
+func (l *loader) forget(customer string) {
+	hash := hashOf(customer)
+	l.mu.Lock()
+	if a := l.attempts[customer]; a != nil {
+		a.forgotten = true
+	}
+	l.mu.Unlock()
+	if e := l.absent.find(hash, customer); e != nil {
+		l.absent.remove(hash, e)
+	}
+	l.cache.forget(hash, customer)
+}
+
+// markStale lets an entry count as stale for an Invalidate of this sequence,
+// unless it was fetched after it.
+func (e *entry) markStale(sequence uint64) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.staleSeq = max(e.staleSeq, sequence)
+	if e.staleSeq > e.startSeq {
+		e.staleAt.Store(0)
+	}
+}
+
+// invalid reports whether the entry was invalidated after it was fetched.
+func (l *loader) invalid(e *entry) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return max(e.staleSeq, l.allStale.Load()) > e.startSeq
+}

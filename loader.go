@@ -1,0 +1,399 @@
+package entitlements
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// The loader is the way in: it calls the Source, one call per customer at a time,
+// within the bounds of Config, and leaves what it learns in the cache.
+//
+// A load waits in one of three queues until a call is free: callers who wait go
+// first, then customers that were asked for and are not cached, then refreshes,
+// which get at most half of the calls. A Source that takes batches gets what is
+// queued when a call comes free, so that batches grow with the load.
+type loader struct {
+	cfg      *Config
+	clock    *clock
+	door     *door
+	cache    *cache
+	absent   *table // negatives; lossy, so that a scan of unknown keys is bounded
+	plans    *plans
+	books    *books
+	running  *running
+	flights  flights[landing]
+	sequence atomic.Uint64 // orders fetches and invalidations
+	allStale atomic.Uint64 // of the last InvalidateAll
+	landed   func(landed)
+	watched  func() bool // somebody wants to know what changed
+
+	conditional ConditionalSource
+	batches     BatchSource
+
+	stats struct{ fetches, failures, shed atomic.Uint64 }
+
+	mu       sync.Mutex // guards the fields below
+	queues   [loadClasses][]*load
+	busy     int // calls into the Source that have not returned, in time or not
+	busyBack int // those of them that only refresh
+	attempts map[string]*attempt
+	paceAt   int64
+	pacing   bool
+}
+
+// loadClass is who a load is for. Lower goes first.
+type loadClass uint8
+
+const (
+	loadWaiting loadClass = iota // a caller waits
+	loadCold                     // asked for without waiting
+	loadRefresh                  // in the background
+	loadClasses
+)
+
+// load is one customer's place in a queue.
+type load struct {
+	customer string
+	class    loadClass
+	prior    *entry // what was cached when it was queued, nil for nothing
+
+	started bool // guarded by loader.mu
+	done    chan struct{}
+
+	// Written before done is closed.
+	set      *Entitlements
+	err      error
+	sequence uint64
+	sent     int64 // precise
+	received int64
+}
+
+// attempt is what may be said of a load while it is under way. Guarded by
+// loader.mu.
+type attempt struct {
+	load      *load
+	staleSeq  uint64 // of the last Invalidate
+	forgotten bool   // answers its waiters and is not kept
+}
+
+// landing is what a load leaves for those who wait for it.
+type landing struct {
+	entry    *entry // nil with an error
+	sequence uint64
+}
+
+const (
+	// maxQueued bounds the loads of callers that are not background refreshes.
+	maxQueued = 4096
+
+	// maxBatch is the most customers in one FetchBatch.
+	maxBatch = 100
+
+	// maxAbsent bounds what is remembered about customers that are not there.
+	maxAbsent = 1 << 14
+)
+
+var (
+	errShed = errors.New("entitlements: too many loads are queued")
+	errShut = errors.New("entitlements: the source fails and is not asked for now")
+)
+
+func newLoader(cfg *Config, clock *clock, cache *cache, books *books, running *running) *loader {
+	l := &loader{
+		cfg: cfg, clock: clock, cache: cache, books: books, running: running,
+		door:     newDoor("source", clock, cfg.Logger),
+		absent:   newTable(min(cfg.MaxCustomers, maxAbsent)),
+		plans:    newPlans(),
+		attempts: make(map[string]*attempt),
+	}
+	l.conditional, _ = cfg.Source.(ConditionalSource)
+	l.batches, _ = cfg.Source.(BatchSource)
+	return l
+}
+
+// wait loads a customer for a caller that waits. What it gets was fetched after
+// every Invalidate that came before the call.
+func (l *loader) wait(ctx context.Context, customer string, class loadClass) (*entry, error) {
+	need := l.staleBefore(customer)
+	for {
+		l.promote(customer, class)
+		got, err := l.flights.do(ctx, customer, func() (landing, error) { return l.run(customer, class) })
+		if err != nil {
+			return nil, err
+		}
+		if got.sequence > need {
+			return got.entry, nil
+		}
+		// It began before the Invalidate. Ask for the one after it.
+	}
+}
+
+// start begins a load and does not wait.
+func (l *loader) start(customer string, class loadClass) {
+	l.flights.start(customer, func() (landing, error) { return l.run(customer, class) })
+}
+
+// prefetch begins a load of a customer that is not cached. It reports false when
+// too many are queued already.
+func (l *loader) prefetch(customer string) bool {
+	l.mu.Lock()
+	under := l.attempts[customer] != nil
+	full := !under && l.fullLocked()
+	l.mu.Unlock()
+	if full {
+		l.stats.shed.Add(1)
+		return false
+	}
+	if !under {
+		l.start(customer, loadCold)
+	}
+	return true
+}
+
+// loading reports whether a load of the customer is under way.
+func (l *loader) loading(customer string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.attempts[customer] != nil
+}
+
+// staleBefore is the sequence that a fetch must exceed to know what the last
+// Invalidate was about.
+func (l *loader) staleBefore(customer string) uint64 {
+	need := l.allStale.Load()
+	if e := l.cache.find(hashOf(customer), customer); e != nil {
+		e.mu.Lock()
+		need = max(need, e.staleSeq)
+		e.mu.Unlock()
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if a := l.attempts[customer]; a != nil {
+		need = max(need, a.staleSeq)
+	}
+	return need
+}
+
+// promote moves a queued load ahead, when a caller who waits joins it.
+func (l *loader) promote(customer string, class loadClass) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	a := l.attempts[customer]
+	if a == nil || a.load.started || a.load.class <= class {
+		return
+	}
+	// It stays in its old queue too, and is passed over there.
+	a.load.class = class
+	l.queues[class] = append(l.queues[class], a.load)
+}
+
+// run is one flight: it waits for its turn, fetches, and keeps what it learnt.
+func (l *loader) run(customer string, class loadClass) (landing, error) {
+	if !l.running.begin() {
+		return landing{}, ErrClosed
+	}
+	defer l.running.end()
+
+	hash := hashOf(customer)
+	ld := &load{customer: customer, class: class, prior: l.cache.find(hash, customer), done: make(chan struct{})}
+	a := &attempt{load: ld}
+	err := l.enqueue(a)
+	if err == nil {
+		<-ld.done
+		err = ld.err
+	}
+	e, before, err := l.land(hash, ld, err)
+
+	// An Invalidate or Forget that came before this found the attempt, one that
+	// comes after it finds the entry.
+	l.mu.Lock()
+	delete(l.attempts, customer)
+	// Whoever asks from here on gets a flight of its own: this one is over.
+	l.flights.group.Forget(customer)
+	staleSeq, forgotten := a.staleSeq, a.forgotten
+	l.mu.Unlock()
+	if e != nil {
+		e.markStale(staleSeq)
+		if forgotten {
+			l.cache.forget(hash, customer)
+		}
+	}
+	l.landed(landed{customer: customer, entry: e, before: before, err: err, forgotten: forgotten})
+	if err != nil {
+		return landing{}, err
+	}
+	return landing{entry: e, sequence: ld.sequence}, nil
+}
+
+// enqueue queues a load, or says at once why it can't be.
+func (l *loader) enqueue(a *attempt) error {
+	now := l.clock.precise()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.attempts[a.load.customer] = a
+	if l.clock.closed() {
+		return ErrClosed
+	}
+	if !l.door.open(now) {
+		return l.shutError(now)
+	}
+	if a.load.class != loadRefresh && l.fullLocked() {
+		l.stats.shed.Add(1)
+		return errShed
+	}
+	l.queues[a.load.class] = append(l.queues[a.load.class], a.load)
+	l.dispatchLocked(now)
+	return nil
+}
+
+func (l *loader) shutError(now int64) error {
+	if cause := l.door.cause(now); cause != nil {
+		return fmt.Errorf("%w: %w", errShut, cause)
+	}
+	return errShut
+}
+
+func (l *loader) fullLocked() bool {
+	return len(l.queues[loadWaiting])+len(l.queues[loadCold]) >= maxQueued
+}
+
+// roomForRefresh is how many refreshes could start now.
+func (l *loader) roomForRefresh(now int64) int {
+	probing, wait := l.door.peek(now)
+	if wait > 0 {
+		return 0
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	room := l.refreshLimit()
+	switch {
+	case probing:
+		room = 1
+	case l.batches != nil:
+		room *= maxBatch
+	}
+	return max(0, room-l.busyBack-len(l.queues[loadRefresh]))
+}
+
+func (l *loader) refreshLimit() int { return max(1, l.cfg.FetchConcurrency/2) }
+
+// dispatchLocked starts calls while there are loads, calls free, and the door and
+// the rate allow it.
+func (l *loader) dispatchLocked(now int64) {
+	for l.busy < l.cfg.FetchConcurrency {
+		class := l.nextClassLocked()
+		if class == loadClasses {
+			return
+		}
+		if now < l.paceAt {
+			l.paceLocked(l.paceAt - now)
+			return
+		}
+		probe, wait := l.door.admit(now)
+		if wait > 0 {
+			// It shut while they were queued. Refreshes come again by themselves.
+			l.failQueuedLocked(l.shutError(now))
+			return
+		}
+		most := 1
+		if l.batches != nil && !probe {
+			most = maxBatch
+		}
+		loads := l.takeLocked(class, most)
+		background := class == loadRefresh
+		l.busy++
+		if background {
+			l.busyBack++
+		}
+		if l.cfg.FetchRate > 0 {
+			l.paceAt = now + int64(float64(time.Second)/l.cfg.FetchRate)
+		}
+		if !l.running.start(func() { l.call(loads, background, probe) }) {
+			l.door.release(probe)
+			l.returnLocked(background)
+			finish(loads, ErrClosed)
+		}
+	}
+}
+
+// nextClassLocked is the first queue with a load that may start.
+func (l *loader) nextClassLocked() loadClass {
+	for class := range loadClasses {
+		q := l.queues[class]
+		for len(q) > 0 && (q[0].started || q[0].class != class) {
+			q[0], q = nil, q[1:] // promoted, or served by a batch
+		}
+		l.queues[class] = q
+		if len(q) > 0 && (class != loadRefresh || l.busyBack < l.refreshLimit()) {
+			return class
+		}
+	}
+	return loadClasses
+}
+
+// takeLocked takes up to most loads, this class first, then the later ones.
+func (l *loader) takeLocked(class loadClass, most int) []*load {
+	var loads []*load
+	for ; class < loadClasses && len(loads) < most; class++ {
+		q := l.queues[class]
+		for len(q) > 0 && len(loads) < most {
+			ld := q[0]
+			q[0], q = nil, q[1:]
+			if !ld.started && ld.class == class {
+				ld.started = true
+				loads = append(loads, ld)
+			}
+		}
+		l.queues[class] = q
+	}
+	return loads
+}
+
+func (l *loader) failQueuedLocked(err error) {
+	for class := range loadClasses {
+		loads := l.takeLocked(class, math.MaxInt)
+		finish(loads, err)
+	}
+}
+
+// paceLocked dispatches again when the rate allows the next call.
+func (l *loader) paceLocked(wait int64) {
+	if l.pacing {
+		return
+	}
+	l.pacing = true
+	timer := time.NewTimer(time.Duration(wait))
+	if !l.running.start(func() {
+		select {
+		case <-timer.C:
+		case <-l.running.context.Done():
+			timer.Stop()
+		}
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.pacing = false
+		l.dispatchLocked(l.clock.precise())
+	}) {
+		l.failQueuedLocked(ErrClosed)
+	}
+}
+
+func (l *loader) returnLocked(background bool) {
+	l.busy--
+	if background {
+		l.busyBack--
+	}
+}
+
+// finish ends loads that were not fetched.
+func finish(loads []*load, err error) {
+	for _, ld := range loads {
+		ld.err = err
+		close(ld.done)
+	}
+}

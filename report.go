@@ -1,0 +1,44 @@
+package entitlements
+
+import (
+	"context"
+	"fmt"
+)
+
+// report records usage and waits until none of it can be lost any more.
+func (b *batcher) report(ctx context.Context, usage []Usage) error {
+	for i := range usage {
+		u := &usage[i]
+		switch {
+		case !validKey(u.Customer):
+			return fmt.Errorf("entitlements: report: usage %d: %w", i, invalidKey("customer", u.Customer))
+		case !validKey(u.Feature):
+			return fmt.Errorf("entitlements: report: usage %d: %w", i, invalidKey("feature", u.Feature))
+		case len(u.ID) > MaxKeyLength:
+			return fmt.Errorf("entitlements: report: usage %d: %w", i, invalidKey("id", u.ID))
+		}
+	}
+	if len(usage) == 0 {
+		return nil
+	}
+	if b.sink == nil {
+		for i := range usage {
+			b.add(&usage[i], nil)
+		}
+		return nil
+	}
+	w := &report{left: len(usage), done: make(chan struct{})}
+	for i := range usage {
+		b.add(&usage[i], w)
+	}
+	b.nudge()
+	select {
+	case <-w.done:
+		if w.err != nil {
+			return fmt.Errorf("entitlements: report: %w", w.err)
+		}
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("entitlements: report: still pending: %w", ctx.Err())
+	}
+}

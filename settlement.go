@@ -1,0 +1,226 @@
+package entitlements
+
+import "context"
+
+// settlement is how records end.
+type settlement struct {
+	state   pieceState
+	at      int64 // precise: when the acknowledgement was read
+	dead    bool
+	inDoubt bool
+	drop    dropReason // when neither acked, dead nor in doubt
+	err     error
+}
+
+// settle ends records: each exactly once, whoever comes first. It returns the
+// number of calls in them.
+func (b *batcher) settle(records []*record, s settlement) (calls uint64) {
+	if len(records) == 0 {
+		return 0
+	}
+	for _, r := range records {
+		var n uint64
+		var u Usage
+		a := r.meter.account
+		a.mu.Lock()
+		if !r.settled() {
+			n, u = r.calls, r.usage()
+			r.acked = s.at
+			b.settleLocked(r, s.state)
+			r.meter.compactLocked(int64(b.clock.tick))
+		}
+		a.mu.Unlock()
+		if n == 0 {
+			continue
+		}
+		calls += n
+		if s.dead {
+			b.dead(u, s.err)
+		}
+		if r.report != nil {
+			r.report.settle(s.err)
+		}
+	}
+	switch {
+	case s.state == pieceAcked:
+		b.tally.delivered.Add(calls)
+	case s.dead:
+		b.tally.deadLettered.Add(calls)
+	case s.inDoubt:
+		b.tally.inDoubt.Add(calls)
+	default:
+		b.drop(s.drop, calls)
+	}
+	b.mu.Lock()
+	close(b.changed)
+	b.changed = make(chan struct{})
+	b.mu.Unlock()
+	return calls
+}
+
+// settleLocked ends one record. Its account's lock is held.
+func (b *batcher) settleLocked(r *record, state pieceState) {
+	if r.meter.open == r {
+		r.meter.open = nil
+	}
+	r.state = state
+	b.pending.Add(-1)
+	r.cohort.open.Add(-1)
+	b.recountLocked(r)
+}
+
+// flush waits until all that was recorded before has an end.
+func (b *batcher) flush(ctx context.Context) error {
+	if b.sink == nil {
+		return nil
+	}
+	before := b.tally.delivered.Load()
+	b.mu.Lock()
+	mine := b.cohort.Swap(new(cohort))
+	b.cohorts = append(b.cohorts, mine)
+	b.mu.Unlock()
+	b.kick()
+	for {
+		b.mu.Lock()
+		done := b.endedLocked(mine)
+		changed := b.changed
+		b.mu.Unlock()
+		if done {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return &UndeliveredError{
+				Delivered: b.tally.delivered.Load() - before, Pending: b.pendingCalls(), Err: context.Cause(ctx),
+			}
+		}
+	}
+}
+
+// endedLocked reports whether all records of a cohort and of those before it have
+// an end. Cohorts that have are forgotten from the front.
+func (b *batcher) endedLocked(mine *cohort) bool {
+	for len(b.cohorts) > 0 && b.cohorts[0].open.Load() == 0 {
+		first := b.cohorts[0]
+		b.cohorts = b.cohorts[1:]
+		if first == mine {
+			return true
+		}
+	}
+	for _, c := range b.cohorts {
+		if c == mine {
+			return false
+		}
+	}
+	return true // another call forgot it
+}
+
+// pendingCalls counts the calls in all records that have no end yet: record by
+// record, not as a difference, so that the account can be checked.
+func (b *batcher) pendingCalls() (calls uint64) {
+	b.mu.Lock()
+	records := append([]*record(nil), b.ready...)
+	records = append(records, b.alone...)
+	for d := range b.flying {
+		records = append(records, d.records...)
+	}
+	for _, d := range b.retries {
+		records = append(records, d.records...)
+	}
+	for i := range b.intake {
+		in := &b.intake[i]
+		in.mu.Lock()
+		records = append(append(records, in.fresh...), in.waited...)
+		in.mu.Unlock()
+	}
+	b.mu.Unlock()
+	b.eachRecord(records, func(r *record) { calls += r.calls })
+	return calls + b.localCalls()
+}
+
+// localCalls counts the calls that no Sink will ever take.
+func (b *batcher) localCalls() (calls uint64) {
+	if b.sink != nil {
+		return 0
+	}
+	b.books.each(func(a *account) {
+		for _, m := range *a.meters.Load() {
+			if m.open != nil {
+				calls += m.open.calls
+			}
+		}
+	})
+	return calls
+}
+
+// close delivers what it can until ctx ends, then gives up the rest. The loop
+// must still run.
+func (b *batcher) close(ctx context.Context) error {
+	for i := range b.intake {
+		in := &b.intake[i]
+		in.mu.Lock()
+		in.closed = true
+		in.mu.Unlock()
+	}
+	before := b.tally.delivered.Load()
+	_ = b.flush(ctx) // what it says is said below, of what is given up
+	b.mu.Lock()
+	b.shut = true
+	b.gatherLocked(true)
+	left := append(b.ready, b.alone...)
+	for _, d := range b.retries {
+		left = append(left, d.records...)
+	}
+	for d := range b.flying {
+		left = append(left, d.records...)
+	}
+	b.ready, b.alone, b.retries = nil, nil, nil
+	b.mu.Unlock()
+
+	// What was sent without an answer may have arrived: it is in doubt. The rest
+	// is dropped. Either way billing may never hear of it.
+	var doubtful, unsent []*record
+	b.eachRecord(left, func(r *record) {
+		if r.sent != 0 {
+			doubtful = append(doubtful, r)
+		} else {
+			unsent = append(unsent, r)
+		}
+	})
+	lost := b.settle(doubtful, settlement{state: pieceLost, inDoubt: true, err: errInDoubt})
+	lost += b.settle(unsent, settlement{state: pieceLost, drop: dropUndelivered, err: ErrClosed})
+	if b.sink == nil {
+		b.books.each(func(a *account) {
+			for _, m := range *a.meters.Load() {
+				if r := m.open; r != nil {
+					b.settleLocked(r, pieceLost)
+					b.drop(dropNoSink, r.calls)
+				}
+			}
+		})
+	}
+	if lost == 0 {
+		return nil
+	}
+	return &UndeliveredError{Delivered: b.tally.delivered.Load() - before, Lost: lost, Err: context.Cause(ctx)}
+}
+
+// stats reads the account.
+func (b *batcher) stats() UsageStats {
+	s := UsageStats{
+		Recorded:     b.counters.sum(func(s *stripe) uint64 { return s.recorded.Load() }),
+		Delivered:    b.tally.delivered.Load(),
+		Pending:      b.pendingCalls(),
+		InDoubt:      b.tally.inDoubt.Load(),
+		DeadLettered: b.tally.deadLettered.Load(),
+		DroppedBy:    make(map[string]uint64),
+	}
+	for reason := range b.tally.dropped {
+		if n := b.tally.dropped[reason].Load(); n > 0 {
+			s.DroppedBy[dropNames[reason]] = n
+			s.Dropped += n
+		}
+	}
+	return s
+}

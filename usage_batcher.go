@@ -1,0 +1,356 @@
+package entitlements
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"maps"
+	"math"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// The batcher takes usage in at memory speed and hands it to the Sink later.
+//
+//	Track ──fold──▶ open record ──┐
+//	Record ───────▶ new record ───┤ intake (sharded)
+//	                              ▼ every FlushInterval, or when half full
+//	                            ready ──seal, up to FlushSize──▶ delivery ──▶ Sink
+//	                                                   ▲             │
+//	                                                   └── retries ◀─┘
+//
+// A call takes its customer's lock for a few nanoseconds, and a shard's lock when
+// it begins a record: once per customer, feature and flush. Records are sealed
+// when they are dispatched and not before, so that in an outage usage goes on
+// folding and what is pending grows with what is distinct.
+type batcher struct {
+	sink     Sink // nil: usage is only counted locally
+	limits   SinkLimits
+	cfg      *Config
+	clock    *clock
+	door     *door
+	books    *books
+	counters *stripes
+	running  *running
+	dead     func(Usage, error) // never blocks
+
+	instance string // prefix of all IDs: unique to this Client
+	sequence atomic.Uint64
+	pending  atomic.Int64 // records that are not settled
+	cohort   atomic.Pointer[cohort]
+	forced   atomic.Bool // gather at the next wake-up, due or not
+	wake     chan struct{}
+	tally    usageTally
+
+	intake [16]intake
+
+	mu       sync.Mutex // guards the fields below; taken before an account's lock, never after
+	ready    []*record  // gathered, oldest first
+	alone    []*record  // to be sent one by one
+	retries  []*delivery
+	flying   map[*delivery]struct{}
+	busy     int               // calls of Deliver that have not returned, in time or not
+	suspects map[suspect]int64 // until when the usage of a feature travels alone
+	cohorts  []*cohort         // those that a Flush waits for, oldest first
+	paceAt   int64             // precise: the sink's rate limit allows no record before
+	changed  chan struct{}     // closed and replaced when records settle
+	shut     bool
+}
+
+// intake is where records begin. Sharded by customer.
+type intake struct {
+	mu     sync.Mutex // guards the fields below
+	fresh  []*record
+	waited []*record // somebody waits for these: they go at the next wake-up
+	closed bool
+	_      [64]byte
+}
+
+// suspect is whose usage was refused for good a moment ago.
+type suspect struct{ customer, feature string }
+
+const (
+	// isolation is how long the usage of a suspect travels alone.
+	isolation = int64(10 * time.Minute)
+
+	// maxSuspects bounds the memory for them.
+	maxSuspects = 1024
+)
+
+// usageTally counts calls by where they ended up.
+type usageTally struct {
+	delivered, inDoubt, deadLettered atomic.Uint64
+	dropped                          [dropReasons]atomic.Uint64
+}
+
+type dropReason uint8
+
+const (
+	dropOverflow dropReason = iota
+	dropInvalid
+	dropClosed
+	dropUndelivered
+	dropNoSink
+	dropReasons
+)
+
+var dropNames = [dropReasons]string{"overflow", "invalid", "closed", "undelivered", "no_sink"}
+
+func newBatcher(cfg *Config, clock *clock, counters *stripes, books *books, running *running, dead func(Usage, error)) *batcher {
+	var prefix [12]byte
+	_, _ = rand.Read(prefix[:]) // never fails: crypto/rand ends the program instead
+	b := &batcher{
+		sink: cfg.Sink, cfg: cfg, clock: clock, books: books, counters: counters, running: running, dead: dead,
+		instance: hex.EncodeToString(prefix[:]) + "-",
+		wake:     make(chan struct{}, 1),
+		flying:   make(map[*delivery]struct{}),
+		suspects: make(map[suspect]int64),
+		changed:  make(chan struct{}),
+		door:     newDoor("sink", clock, cfg.Logger),
+	}
+	if l, ok := cfg.Sink.(Limiter); ok {
+		b.limits = l.Limits()
+	}
+	if b.limits.MaxBatch <= 0 || b.limits.MaxBatch > cfg.FlushSize {
+		b.limits.MaxBatch = cfg.FlushSize
+	}
+	b.cohort.Store(new(cohort))
+	return b
+}
+
+// fold adds a call to the open record of a feature. It reports false when there
+// is none, or when a boundary is so near that the exact clock must decide.
+func (b *batcher) fold(a *account, feature string, n int64) bool {
+	now := b.clock.coarse.Load()
+	a.mu.Lock()
+	if m := a.meter(feature); m != nil {
+		if r := m.open; r != nil && now < r.until && r.foldLocked(n) {
+			a.idle = false
+			a.mu.Unlock()
+			b.counters.mine().recorded.Add(1)
+			return true
+		}
+	}
+	a.mu.Unlock()
+	return false
+}
+
+// add counts a call that fold could not. waiter is nil but for Report.
+func (b *batcher) add(u *Usage, waiter *report) {
+	b.counters.mine().recorded.Add(1)
+	if !validKey(u.Customer) || !validKey(u.Feature) || len(u.ID) > MaxKeyLength {
+		b.drop(dropInvalid, 1)
+		return
+	}
+	hash := hashOf(u.Customer)
+	for {
+		a := b.books.obtain(hash, u.Customer)
+		a.mu.Lock()
+		if a.retired {
+			a.mu.Unlock()
+			continue
+		}
+		a.idle = false
+		m := a.meter(u.Feature)
+		if m == nil {
+			m = a.addMeterLocked(u.Feature, b.cfg.Aggregations[u.Feature])
+		}
+		dropped, ok := b.beginLocked(m, u, waiter)
+		a.mu.Unlock()
+		if !ok {
+			b.drop(dropped, 1)
+			if waiter != nil {
+				waiter.settle(errDropped[dropped])
+			}
+			return
+		}
+		break
+	}
+	switch n := b.pending.Load(); {
+	case b.cfg.Overflow == DropOldest && n > int64(b.cfg.MaxPending):
+		b.makeRoom()
+	case n >= int64(b.cfg.MaxPending+1)/2 && !b.forced.Load():
+		b.kick()
+	}
+}
+
+// beginLocked folds u into the open record after an exact look at the clock, or
+// begins a new one. It reports why not, when it can't.
+func (b *batcher) beginLocked(m *meter, u *Usage, waiter *report) (dropReason, bool) {
+	now := b.clock.backendNow()
+	stamp := now
+	if !u.Time.IsZero() {
+		stamp = nanos(u.Time)
+	}
+	folds := m.fold != AggregateUnique && waiter == nil &&
+		(b.sink == nil || u.ID == "" && u.Properties == nil && stamp/int64(time.Minute) == now/int64(time.Minute))
+	if r := m.open; folds && r != nil && stamp < r.ends && !b.clock.closed() && r.foldLocked(u.Quantity) {
+		return 0, true
+	}
+	if b.pending.Add(1) > int64(b.cfg.MaxPending) && (b.cfg.Overflow == DropNewest || b.sink == nil) {
+		b.pending.Add(-1)
+		return dropOverflow, false
+	}
+	r := &record{
+		piece: piece{quantity: u.Quantity, stamp: stamp},
+		meter: m, calls: 1, id: strings.Clone(u.ID), properties: maps.Clone(u.Properties), report: waiter,
+	}
+	in := &b.intake[m.account.hash%uint64(len(b.intake))]
+	in.mu.Lock()
+	if in.closed {
+		in.mu.Unlock()
+		b.pending.Add(-1)
+		return dropClosed, false
+	}
+	r.cohort = b.cohort.Load()
+	r.cohort.open.Add(1)
+	switch {
+	case waiter != nil:
+		in.waited = append(in.waited, r)
+	case b.sink != nil:
+		in.fresh = append(in.fresh, r)
+	}
+	in.mu.Unlock()
+	r.counted, r.counts = m.figure.missing(&r.piece, int64(b.clock.tick))
+	m.addLocked(r.counted, r.counts)
+	m.records = append(m.records, r)
+	if folds {
+		if b.sink == nil && m.open != nil {
+			b.settleLocked(m.open, pieceLost) // its period is over, see ends
+			b.drop(dropNoSink, m.open.calls)
+		}
+		r.ends = b.endOf(m, stamp)
+		r.until = b.clock.precise() + min(r.ends-now, int64(forever)) - b.clock.margin
+		m.open = r
+	}
+	m.publishLocked()
+	return 0, true
+}
+
+// endOf is the moment at which a record that begins at stamp stops taking calls:
+// the end of its UTC minute, and the end of its period. Without a Sink nothing
+// is sent, so only the period matters.
+func (b *batcher) endOf(m *meter, stamp int64) int64 {
+	end := int64(math.MaxInt64)
+	if b.sink != nil {
+		end = stamp - stamp%int64(time.Minute) + int64(time.Minute)
+	}
+	if resets := m.figure.resets; resets > stamp {
+		end = min(end, resets)
+	}
+	return end
+}
+
+// makeRoom drops the oldest record that is not being sent.
+func (b *batcher) makeRoom() {
+	b.mu.Lock()
+	if len(b.ready) == 0 {
+		b.gatherLocked(true)
+	}
+	if len(b.ready) == 0 {
+		b.mu.Unlock()
+		return // all of it is being sent or tried again: at most FlushConcurrency batches
+	}
+	oldest := b.ready[0]
+	b.ready[0], b.ready = nil, b.ready[1:]
+	b.mu.Unlock()
+	b.settle([]*record{oldest}, settlement{state: pieceLost, drop: dropOverflow, err: errDropped[dropOverflow]})
+}
+
+// kick lets the loop gather and dispatch now.
+func (b *batcher) kick() {
+	b.forced.Store(true)
+	b.nudge()
+}
+
+func (b *batcher) nudge() {
+	select {
+	case b.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (b *batcher) drop(reason dropReason, calls uint64) {
+	b.tally.dropped[reason].Add(calls)
+}
+
+// run gathers and dispatches. Owned by New, ends with ctx.
+func (b *batcher) run(ctx context.Context) {
+	timer := time.NewTimer(b.cfg.FlushInterval)
+	defer timer.Stop()
+	due := b.clock.precise() + int64(b.cfg.FlushInterval)
+	swept, shard := int64(0), 0
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+		case <-b.wake:
+		}
+		now := b.clock.precise()
+		forced := b.forced.Swap(false)
+		b.mu.Lock()
+		b.gatherLocked(forced || now >= due)
+		b.mu.Unlock()
+		if forced || now >= due {
+			due = now + int64(b.cfg.FlushInterval)
+		}
+		wait := b.dispatch(ctx, now)
+		if now-swept >= int64(250*time.Millisecond) {
+			swept, shard = now, shard+1
+			b.sweep(shard, now)
+		}
+		timer.Reset(time.Duration(max(1, min(wait, due-now))))
+	}
+}
+
+// gatherLocked takes the intake over: all of it, or only what somebody waits for.
+// Records stay open: they go on folding.
+func (b *batcher) gatherLocked(all bool) {
+	for i := range b.intake {
+		in := &b.intake[i]
+		in.mu.Lock()
+		b.ready = append(b.ready, in.waited...)
+		clear(in.waited)
+		in.waited = in.waited[:0]
+		if all {
+			// Copied under the shard's lock: a pointer each, and rarely contended.
+			b.ready = append(b.ready, in.fresh...)
+			clear(in.fresh)
+			in.fresh = in.fresh[:0]
+		}
+		in.mu.Unlock()
+	}
+}
+
+// sweep lets go of accounts in which nothing is missing any more.
+func (b *batcher) sweep(shard int, now int64) {
+	// A load that is under way may have begun this long ago, and what it brings
+	// may be older still where the Source reads from a lagging copy; more than
+	// MaxStale is refused at the door.
+	grace := int64(b.cfg.FetchTimeout) + int64(b.cfg.UsageLag) + 2*int64(b.clock.tick)
+	if b.books.lagging.Load() {
+		grace += int64(b.cfg.MaxStale)
+	}
+	backendNow := b.clock.backendNow()
+	b.books.sweep(shard, now-grace, backendNow, func(a *account) {
+		if b.sink != nil {
+			return
+		}
+		for _, m := range *a.meters.Load() {
+			if m.open != nil && backendNow >= m.open.ends {
+				b.settleLocked(m.open, pieceLost)
+				b.drop(dropNoSink, m.open.calls)
+				m.open = nil
+			}
+		}
+	})
+}
+
+// nextID is unique to the record: random per Client, then a counter.
+func (b *batcher) nextID() string {
+	return b.instance + strconv.FormatUint(b.sequence.Add(1), 36)
+}

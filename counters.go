@@ -65,7 +65,7 @@ func (s *stripes) sum(of func(*stripe) uint64) (total uint64) {
 }
 
 // denials counts denials by feature and reason: the first features that are
-// denied get counters of their own, later ones share the last.
+// granted or denied get counters of their own, later ones share the last.
 type denials struct {
 	mu        sync.Mutex                               // taken to add a feature
 	byFeature atomic.Pointer[map[string]*denialCounts] // copied to grow, so that counting allocates nothing
@@ -85,12 +85,17 @@ type denialCounts struct {
 	}
 }
 
-func (d *denials) add(feature string, reason Reason, lane uint64) {
-	counts := (*d.byFeature.Load())[feature]
-	if counts == nil {
-		counts = d.grow(feature)
+func (c *denialCounts) add(reason Reason, lane uint64) {
+	c.lanes[lane%denialLanes].by[reason].Add(1)
+}
+
+// of returns the counters of a feature. Plans keep them, so that only a denial of
+// what no grant has looks them up.
+func (d *denials) of(feature string) *denialCounts {
+	if counts := (*d.byFeature.Load())[feature]; counts != nil {
+		return counts
 	}
-	counts.lanes[lane%denialLanes].by[reason].Add(1)
+	return d.grow(feature)
 }
 
 func (d *denials) grow(feature string) *denialCounts {

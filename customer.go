@@ -45,9 +45,9 @@ func (f Feature) Code() string { return f.code }
 func (cu Customer) Allowed(f Feature) bool {
 	if e := cu.entry; e != nil {
 		if now := cu.client.clock.coarse.Load(); now < e.until.Load() {
-			if g := e.plan.Load().find(f.hash, f.code); g != nil && g.plain {
-				cu.client.served(e, now)
-				return true
+			if g := e.plan.Load().find(f.hash, f.code); g != nil && g.fixed {
+				cu.client.served(e, g, now)
+				return g.enabled
 			}
 		}
 	}

@@ -9,18 +9,32 @@ import (
 // sampleMask picks the hits that ristretto is told of: one in 64 of each stripe.
 const sampleMask = 63
 
-// served accounts for a check that the hot path allowed.
-func (c *Client) served(e *entry, now int64) {
-	a := freshAllowed
+// served accounts for a check that the hot path answered.
+func (c *Client) served(e *entry, g *grant, now int64) {
+	lane := c.counters.lane()
+	count := freshAllowed
 	if now >= e.staleAt.Load() {
-		a = staleAllowed
+		count = staleAllowed
 		if e.pending.Load() == refreshNone {
 			c.refresher.want(e)
 		}
 	}
+	if !g.enabled {
+		count++
+		g.denied.add(ReasonNotGranted, lane)
+		c.reconsider(e, now)
+	}
 	e.touch(now)
-	if c.counters.mine().decisions[a].Add(1)&sampleMask == 0 {
+	if c.counters.all[lane].decisions[count].Add(1)&sampleMask == 0 {
 		c.cache.sample(e.key)
+	}
+}
+
+// reconsider asks for a refresh when a denial is old enough: the customer may
+// have paid meanwhile.
+func (c *Client) reconsider(e *entry, now int64) {
+	if now >= e.denyAt.Load() && e.pending.Load() < refreshQueued {
+		c.refresher.want(e)
 	}
 }
 
@@ -93,9 +107,7 @@ func (c *Client) answer(e *entry, featureHash uint64, feature string) (Decision,
 	if !d.Allowed {
 		count++
 		c.denied(feature, d.Reason)
-		if now >= e.denyAt.Load() && e.pending.Load() < refreshQueued {
-			c.refresher.want(e)
-		}
+		c.reconsider(e, now)
 	}
 	if c.counters.mine().decisions[count].Add(1)&sampleMask == 0 {
 		c.cache.sample(e.key)
@@ -173,7 +185,7 @@ func (c *Client) refuse(feature string, reason Reason) Decision {
 }
 
 func (c *Client) denied(feature string, reason Reason) {
-	c.counters.denials.add(feature, reason, c.counters.lane())
+	c.counters.denials.of(feature).add(reason, c.counters.lane())
 }
 
 // unanswered is the Decision of a waiting call that found nothing to answer from.

@@ -49,7 +49,7 @@ func New(cfg Config) (*Client, error) {
 	c.dead = callbacks{running: c.running, log: cfg.Logger}
 	c.changes.calls = callbacks{running: c.running, log: cfg.Logger, bound: maxChanges}
 	c.usage = newBatcher(&c.cfg, c.clock, c.counters, books, c.running, c.deadLetter)
-	c.loader = newLoader(&c.cfg, c.clock, c.cache, books, c.running)
+	c.loader = newLoader(&c.cfg, c.clock, c.cache, books, c.running, &c.counters.denials)
 	c.refresher = newRefresher(&c.cfg, c.clock, c.loader)
 	c.loader.watched = c.changes.watched
 	c.loader.landed = func(l landed) {
@@ -75,9 +75,9 @@ func (c *Client) Allowed(customer, feature string) bool {
 	hash := hashOf(customer)
 	if e := c.cache.table.find(hash, customer); e != nil {
 		if now := c.clock.coarse.Load(); now < e.until.Load() {
-			if g := e.plan.Load().find(hashOf(feature), feature); g != nil && g.plain {
-				c.served(e, now)
-				return true
+			if g := e.plan.Load().find(hashOf(feature), feature); g != nil && g.fixed {
+				c.served(e, g, now)
+				return g.enabled
 			}
 		}
 	}

@@ -2,19 +2,23 @@ package entitlements
 
 import (
 	"hash/maphash"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
+	"unsafe"
 )
 
 // An entry is what the cache keeps of one customer. It is mutable: a refresh
 // changes it in place, so the cache never sets a key twice and a handle that
 // points at it sees every refresh.
 //
-// Readers take no lock, so writers order their stores (see content). What the
-// hot path reads stands first, in one cache line.
+// Readers take no lock, so writers order their stores (see content). The layout
+// is for them: what a check reads is the first cache line, and the bytes of the
+// key are in the line beside it, which processors fetch together with the first.
+// 128 bytes, so that the allocator aligns it.
 type entry struct {
-	key  string
+	key  string // its bytes are in inline, if they fit
 	plan atomic.Pointer[plan]
 
 	// until is the coarse time before which the snapshot answers without a closer
@@ -40,13 +44,36 @@ type entry struct {
 	denyAt  atomic.Int64 // coarse time from which a denial asks for a refresh
 	pending atomic.Uint32
 	gone    atomic.Bool // left the cache; a handle may still hold it
+	*upkeep
+	inline [inlineKey]byte
+}
 
-	mu       sync.Mutex // guards the writes of the above, and the fields below
+// inlineKey is how long a key can be without bytes of its own elsewhere.
+const inlineKey = 32
+
+// upkeep is the part of an entry that only its writers need.
+type upkeep struct {
+	mu       sync.Mutex // guards the writes of the entry, and the fields below
 	startSeq uint64     // of the fetch that brought the content
 	staleSeq uint64     // of the last Invalidate
 	failures int        // loads failed in a row
 	due      int64      // guarded by refresher.mu: when the next refresh is due
 	negative *negative  // what is remembered instead of a snapshot; never changes
+}
+
+// newEntry copies the key: a caller's may be part of something larger.
+func newEntry(key string, now int64) *entry {
+	e := &entry{upkeep: new(upkeep)}
+	if len(key) <= inlineKey {
+		// The string points into its own entry and keeps it alive; nobody writes to
+		// these bytes again.
+		n := copy(e.inline[:], key)
+		e.key = unsafe.String(&e.inline[0], n)
+	} else {
+		e.key = strings.Clone(key)
+	}
+	e.lastUse.Store(now)
+	return e
 }
 
 // Values of entry.pending: what the refresher has in mind for it.

@@ -57,7 +57,8 @@ func (l *loader) remember(hash uint64, customer string, reason Reason, err error
 	if l.cfg.NegativeTTL < 0 {
 		return
 	}
-	e := &entry{key: strings.Clone(customer), negative: &negative{reason: reason, err: err}, startSeq: l.sequence.Load()}
+	e := newEntry(customer, l.clock.coarse.Load())
+	e.negative, e.startSeq = &negative{reason: reason, err: err}, l.sequence.Load()
 	e.until.Store(l.clock.precise() + int64(l.cfg.NegativeTTL))
 	l.absent.insert(hash, e)
 }
@@ -82,9 +83,7 @@ func (l *loader) install(hash uint64, ld *load) (*entry, *Entitlements) {
 		if e == nil {
 			// First where it can be found, then its content: an account that is opened
 			// meanwhile finds the entry, one that was opened before is found below.
-			e = &entry{key: strings.Clone(ld.customer)}
-			e.lastUse.Store(l.clock.coarse.Load())
-			e = l.cache.add(hash, e)
+			e = l.cache.add(hash, newEntry(ld.customer, l.clock.coarse.Load()))
 		}
 		e.mu.Lock()
 		if e.gone.Load() {

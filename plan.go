@@ -33,7 +33,8 @@ type grant struct {
 	kind    Kind
 	enabled bool
 	soft    bool
-	plain   bool // allowed at any time: enabled, not metered, never expires
+	fixed   bool // nothing but enabled decides, at any time: not metered, never expires
+	denied  *denialCounts
 }
 
 // find returns the grant of a feature, or nil. It works on a plan without any.
@@ -71,7 +72,7 @@ func (p *plan) equals(e *Entitlements) bool {
 	return true
 }
 
-func newPlan(e *Entitlements, hash uint64) *plan {
+func newPlan(e *Entitlements, hash uint64, denied *denials) *plan {
 	size := 4
 	for size < 2*len(e.Features) {
 		size *= 2
@@ -89,7 +90,7 @@ func newPlan(e *Entitlements, hash uint64) *plan {
 			// One copy of a code serves all plans, and comparing it with a Feature's
 			// is comparing a pointer with itself.
 			code: unique.Make(code).Value(), limit: g.Limit, text: g.Text, own: own,
-			kind: g.Kind, enabled: g.Enabled, soft: g.Soft, plain: g.Enabled && !dated,
+			kind: g.Kind, enabled: g.Enabled, soft: g.Soft, fixed: !dated, denied: denied.of(code),
 		})
 		h := hashOf(code)
 		i := h & uint64(size-1)
@@ -125,13 +126,15 @@ func planHash(e *Entitlements) uint64 {
 // plans interns plans. It holds them weakly: a plan that no customer has any
 // more is collected, and its place is swept once the table has doubled.
 type plans struct {
+	denied *denials
+
 	mu     sync.Mutex // guards the fields below
 	byHash map[uint64]weak.Pointer[plan]
 	sweep  int
 }
 
-func newPlans() *plans {
-	return &plans{byHash: make(map[uint64]weak.Pointer[plan]), sweep: 64}
+func newPlans(denied *denials) *plans {
+	return &plans{denied: denied, byHash: make(map[uint64]weak.Pointer[plan]), sweep: 64}
 }
 
 func (ps *plans) intern(e *Entitlements) *plan {
@@ -143,7 +146,7 @@ func (ps *plans) intern(e *Entitlements) *plan {
 	if known != nil && known.equals(e) {
 		return known
 	}
-	p := newPlan(e, hash)
+	p := newPlan(e, hash, ps.denied)
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
 	ps.byHash[hash] = weak.Make(p)

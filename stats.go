@@ -36,8 +36,8 @@ type DecisionStats struct {
 	ByPolicy        uint64 // answered by a Policy
 
 	// DeniedBy counts denials by feature and reason, ShadowedBy what would have
-	// been denied. The first 1024 features that are denied are told apart; later
-	// ones share the empty feature. The maps are copies.
+	// been denied. The first 1024 feature codes that the Client meets are
+	// told apart; later ones share the empty feature. The maps are copies.
 	DeniedBy, ShadowedBy map[Denial]uint64
 }
 

@@ -80,7 +80,7 @@ func (c *cache) find(hash uint64, key string) *entry {
 		e = c.ask(hash)
 	}
 	// Two keys with one hash would share a place in ristretto: the key decides.
-	if e == nil || e.key != key || e.gone.Load() {
+	if e == nil || !e.is(key) || e.gone.Load() {
 		return nil
 	}
 	c.table.insert(hash, e)
@@ -109,10 +109,10 @@ func (c *cache) sample(key string) { c.ask(hashOf(key)) }
 func (c *cache) add(hash uint64, e *entry) *entry {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if there := c.byKey[e.key]; there != nil {
+	if there := c.byKey[e.key()]; there != nil {
 		return there
 	}
-	if there := c.ask(hash); there != nil && there.key == e.key && !there.gone.Load() {
+	if there := c.ask(hash); there != nil && there.is(e.key()) && !there.gone.Load() {
 		c.table.insert(hash, there)
 		return there
 	}
@@ -121,7 +121,7 @@ func (c *cache) add(hash uint64, e *entry) *entry {
 	if c.count.Load() >= int64(c.customers) || len(c.queue) >= c.window+max(1, c.window/4) {
 		c.shrinkLocked()
 	}
-	c.byKey[e.key] = e
+	c.byKey[e.key()] = e
 	c.queue = append(c.queue, e)
 	c.count.Add(1)
 	c.table.insert(hash, e)
@@ -143,7 +143,7 @@ func (c *cache) shrinkLocked() {
 	} else {
 		for _, e := range leaving {
 			// A full buffer refuses a Set. Waiting empties it.
-			for !c.policy.Set(hashOf(e.key), e, 1) {
+			for !c.policy.Set(hashOf(e.key()), e, 1) {
 				c.policy.Wait()
 			}
 		}
@@ -151,7 +151,7 @@ func (c *cache) shrinkLocked() {
 	}
 	c.guard.RUnlock()
 	for _, e := range leaving {
-		delete(c.byKey, e.key)
+		delete(c.byKey, e.key())
 	}
 	c.queue = append([]*entry(nil), c.queue[len(leaving):]...)
 }
@@ -169,7 +169,7 @@ func (c *cache) drop(e *entry) bool {
 		return false
 	}
 	e.until.Store(0)
-	c.table.remove(hashOf(e.key), e)
+	c.table.remove(hashOf(e.key()), e)
 	c.count.Add(-1)
 	return true
 }
@@ -187,7 +187,7 @@ func (c *cache) forget(hash uint64, key string) *entry {
 				break
 			}
 		}
-	} else if e = c.ask(hash); e == nil || e.key != key {
+	} else if e = c.ask(hash); e == nil || !e.is(key) {
 		return nil
 	}
 	c.guard.RLock()

@@ -26,7 +26,7 @@ func (c *Client) served(e *entry, g *grant, now int64) {
 	}
 	e.touch(now)
 	if c.counters.all[lane].decisions[count].Add(1)&sampleMask == 0 {
-		c.cache.sample(e.key)
+		c.cache.sample(e.key())
 	}
 }
 
@@ -110,7 +110,7 @@ func (c *Client) answer(e *entry, featureHash uint64, feature string) (Decision,
 		c.reconsider(e, now)
 	}
 	if c.counters.mine().decisions[count].Add(1)&sampleMask == 0 {
-		c.cache.sample(e.key)
+		c.cache.sample(e.key())
 	}
 	return d, true
 }

@@ -201,7 +201,7 @@ func (c *Client) Resolve(ctx context.Context, customer string) (Customer, error)
 	if e == nil {
 		return c.Customer(customer), ignoreUnknown(err)
 	}
-	return Customer{client: c, entry: e, key: e.key}, err
+	return Customer{client: c, entry: e, key: e.key()}, err
 }
 
 // Load returns a fresh copy of all that customer may do, after waiting as Check

@@ -14,12 +14,14 @@ import (
 // points at it sees every refresh.
 //
 // Readers take no lock, so writers order their stores (see content). The layout
-// is for them: what a check reads is the first cache line, and the bytes of the
-// key are in the line beside it, which processors fetch together with the first.
-// 128 bytes, so that the allocator aligns it.
+// is for them: all that a check of an ordinary feature reads is the first cache
+// line, the bytes of the key included. A million customers do not fit in any
+// cache, and then a check costs the lines that it touches: one of the table and
+// this one. 128 bytes, so that the allocator aligns it.
 type entry struct {
-	key  string // its bytes are in inline, if they fit
-	plan atomic.Pointer[plan]
+	inline [inlineKey]byte // the key, if it fits
+	length uint8           // of the key in inline; longKey when it is in long
+	plan   atomic.Pointer[plan]
 
 	// until is the coarse time before which the snapshot answers without a closer
 	// look: MaxStale, less the margin. 0 for an entry that left the cache.
@@ -44,12 +46,14 @@ type entry struct {
 	denyAt  atomic.Int64 // coarse time from which a denial asks for a refresh
 	pending atomic.Uint32
 	gone    atomic.Bool // left the cache; a handle may still hold it
+	long    string
 	*upkeep
-	inline [inlineKey]byte
 }
 
-// inlineKey is how long a key can be without bytes of its own elsewhere.
-const inlineKey = 32
+const (
+	inlineKey = 31
+	longKey   = 255
+)
 
 // upkeep is the part of an entry that only its writers need.
 type upkeep struct {
@@ -65,15 +69,29 @@ type upkeep struct {
 func newEntry(key string, now int64) *entry {
 	e := &entry{upkeep: new(upkeep)}
 	if len(key) <= inlineKey {
-		// The string points into its own entry and keeps it alive; nobody writes to
-		// these bytes again.
-		n := copy(e.inline[:], key)
-		e.key = unsafe.String(&e.inline[0], n)
+		e.length = uint8(copy(e.inline[:], key))
 	} else {
-		e.key = strings.Clone(key)
+		e.length, e.long = longKey, strings.Clone(key)
 	}
 	e.lastUse.Store(now)
 	return e
+}
+
+// key is the customer's key. It points into the entry, which nobody writes to
+// there, and keeps it alive.
+func (e *entry) key() string {
+	if e.length != longKey {
+		return unsafe.String(&e.inline[0], int(e.length))
+	}
+	return e.long
+}
+
+// is reports whether this is the entry of key.
+func (e *entry) is(key string) bool {
+	if len(key) <= inlineKey {
+		return len(key) == int(e.length) && unsafe.String(&e.inline[0], len(key)) == key
+	}
+	return e.length == longKey && e.long == key
 }
 
 // Values of entry.pending: what the refresher has in mind for it.
@@ -141,7 +159,7 @@ func (e *entry) export() *Entitlements {
 	if p == nil {
 		return nil
 	}
-	out := &Entitlements{Customer: e.key, Plan: p.name, Features: make(map[string]Grant, len(p.grants))}
+	out := &Entitlements{Customer: strings.Clone(e.key()), Plan: p.name, Features: make(map[string]Grant, len(p.grants))}
 	if o != nil {
 		out.Version, out.AsOf, out.ServerTime = o.version, fromNanos(o.asOf), fromNanos(o.serverTime)
 	}

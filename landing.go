@@ -160,7 +160,7 @@ func (l *loader) settleOwn(hash uint64, e *entry, p *plan, o *own, oldPlan *plan
 			}
 		}
 	}
-	a := l.books.find(hash, e.key)
+	a := l.books.find(hash, e.key())
 	if a == nil {
 		e.account.Store(nil)
 		return o

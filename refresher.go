@@ -172,8 +172,8 @@ func (r *refresher) step() (wait int64) {
 			return wait
 		}
 		// One that is being loaded is planned again when that lands.
-		if !r.loader.loading(e.key) {
-			r.loader.start(e.key, loadRefresh)
+		if !r.loader.loading(e.key()) {
+			r.loader.start(e.key(), loadRefresh)
 		}
 	}
 	if r.behind(now) > 0 {

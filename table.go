@@ -58,7 +58,7 @@ func (t *table) find(hash uint64, key string) *entry {
 	// mark a byte above a match by mistake; the key sorts that out too.
 	x := s.tags.Load() ^ tagOf(hash)*lowBits
 	for m := (x - lowBits) &^ x & highBits; m != 0; m &= m - 1 {
-		if e := s.slots[bits.TrailingZeros64(m)/8].Load(); e != nil && e.key == key {
+		if e := s.slots[bits.TrailingZeros64(m)/8].Load(); e != nil && e.is(key) {
 			return e
 		}
 	}
@@ -70,6 +70,7 @@ func (t *table) find(hash uint64, key string) *entry {
 func (t *table) insert(hash uint64, e *entry) {
 	i := t.index(hash)
 	s := &t.sets[i]
+	key := e.key()
 	mu := &t.mu[i%uint64(len(t.mu))]
 	mu.Lock()
 	defer mu.Unlock()
@@ -82,7 +83,7 @@ func (t *table) insert(hash uint64, e *entry) {
 			if oldest != -1 {
 				way, oldest = w, -1
 			}
-		case other.key == e.key:
+		case other.is(key):
 			s.slots[w].Store(e)
 			return
 		case other.lastUse.Load() <= oldest:

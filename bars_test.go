@@ -1,0 +1,379 @@
+package entitlements_test
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"runtime"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	. "github.com/entitlements-go/entitlements"
+)
+
+// The bars are what the library promises of speed and work. `make bench` measures
+// them and prints a table; the hot path as a ratio to the floor, measured in
+// slices before and after each of ours, because machines drift.
+var measureBars = flag.Bool("bars", false, "measure the bars and print a table")
+
+const (
+	rounds    = 25
+	sliceTime = 20 * time.Millisecond
+)
+
+// bars is the table.
+type bars struct {
+	t      *testing.T
+	rows   []string
+	failed int
+}
+
+func (b *bars) row(work, bar, measured string, pass bool) {
+	verdict := "pass"
+	if !pass {
+		verdict = "FAIL"
+		b.failed++
+	}
+	b.rows = append(b.rows, fmt.Sprintf("| %-58s | %-28s | %-52s | %s |", work, bar, measured, verdict))
+	fmt.Println(b.rows[len(b.rows)-1])
+}
+
+// body does one call of the work, the i-th.
+type body func(i int) bool
+
+// perCall runs work on some goroutines for a slice of time and returns the
+// nanoseconds that a call took one of them.
+func perCall(goroutines int, work body) float64 {
+	var wg sync.WaitGroup
+	var calls, kept atomic.Int64
+	begin := time.Now()
+	for g := range goroutines {
+		wg.Go(func() {
+			i, n := g*104_729, int64(0)
+			for time.Since(begin) < sliceTime {
+				for range 256 {
+					if work(i) {
+						n++
+					}
+					i++
+				}
+			}
+			calls.Add(int64(i - g*104_729))
+			kept.Add(n)
+		})
+	}
+	wg.Wait()
+	if kept.Load() < 0 {
+		panic("unreachable: keeps the results alive")
+	}
+	return float64(time.Since(begin)) * float64(goroutines) / float64(calls.Load())
+}
+
+// ratio compares work with the floor and returns the median of the rounds.
+func ratio(name string, goroutines int, floor, work body) (times, floorNS, workNS float64) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(goroutines))
+	perCall(goroutines, floor)
+	perCall(goroutines, work)
+	var all, floors, works []float64
+	before := perCall(goroutines, floor)
+	for range rounds {
+		ours := perCall(goroutines, work)
+		after := perCall(goroutines, floor)
+		all = append(all, 2*ours/(before+after))
+		floors, works = append(floors, after), append(works, ours)
+		before = after
+	}
+	fmt.Printf("raw %s: ratios %.2f\n", name, all)
+	return median(all), median(floors), median(works)
+}
+
+func median(xs []float64) float64 { return slices.Sorted(slices.Values(xs))[len(xs)/2] }
+
+func (b *bars) ratio(name string, goroutines int, most, allocs float64, floor, work body) {
+	x, floorNS, workNS := ratio(name, goroutines, floor, work)
+	bar := fmt.Sprintf("≤ %.2f × floor", most)
+	measured := fmt.Sprintf("%.2f × (%.1f ns, floor %.1f ns)", x, workNS, floorNS)
+	pass := x <= most
+	if allocs >= 0 {
+		i := 0
+		got := testing.AllocsPerRun(10_000, func() { work(i); i++ })
+		bar += ", 0 allocs"
+		measured += fmt.Sprintf(", %.0f allocs", got)
+		pass = pass && got <= allocs
+	}
+	b.row(name, bar, measured, pass)
+}
+
+func (w *workload) floorBody() body {
+	mask := len(w.asked) - 1
+	return func(i int) bool {
+		a := w.asked[i&mask]
+		p := w.floor[w.customers[a.customer]]
+		return p != nil && p.features[w.features[a.feature]]
+	}
+}
+
+func (w *workload) allowedBody(c *Client) body {
+	mask := len(w.asked) - 1
+	return func(i int) bool {
+		a := w.asked[i&mask]
+		return c.Allowed(w.customers[a.customer], w.features[a.feature])
+	}
+}
+
+func (w *workload) handleBody(cu Customer, features []Feature) body {
+	mask := len(w.asked) - 1
+	return func(i int) bool { return cu.Allowed(features[w.asked[i&mask].feature]) }
+}
+
+func TestBars(t *testing.T) {
+	if !*measureBars {
+		t.Skip("measured by `make bench`")
+	}
+	b := &bars{t: t}
+	fmt.Printf("%s/%s, %d CPUs, %s, %s\n", runtime.GOOS, runtime.GOARCH, runtime.NumCPU(), runtime.Version(), time.Now().UTC().Format(time.DateOnly))
+	t.Run("hot path", func(t *testing.T) { barHotPath(t, b) })
+	t.Run("million", func(t *testing.T) { barMillion(t, b) })
+	t.Run("track", func(t *testing.T) { barTrack(t, b) })
+	t.Run("memory", func(t *testing.T) { barMemory(t, b) })
+	t.Run("stampede", func(t *testing.T) { barStampede(t, b) })
+	t.Run("warm", func(t *testing.T) { barWarm(t, b) })
+	t.Run("cold checks", func(t *testing.T) { barColdChecks(t, b) })
+	t.Run("outage", func(t *testing.T) { barOutage(t, b) })
+	fmt.Println()
+	for _, row := range b.rows {
+		fmt.Println(row)
+	}
+	require.Zero(t, b.failed, "bars that were not reached")
+}
+
+func barHotPath(t *testing.T, b *bars) {
+	for _, shape := range []struct {
+		name string
+		zipf float64
+	}{{"Zipf 1.1", 1.1}, {"uniform", 0}} {
+		w := newWorkload(10_000, shape.zipf)
+		c := w.client(t, Config{})
+		for goroutines, most := range map[int]float64{1: 1.6, 2: 2.0} {
+			name := fmt.Sprintf("Allowed, 10 000 customers, %s, %d core(s)", shape.name, goroutines)
+			b.ratio(name, goroutines, most, 0, w.floorBody(), w.allowedBody(c))
+		}
+		if shape.zipf == 0 {
+			features := make([]Feature, len(w.features))
+			for i, code := range w.features {
+				features[i] = c.Feature(code)
+			}
+			b.ratio("Customer.Allowed(Feature), 1 core", 1, 0.35, 0, w.floorBody(), w.handleBody(c.Customer(w.customers[0]), features))
+		}
+	}
+}
+
+func barMillion(t *testing.T, b *bars) {
+	w := newWorkload(1_000_000, 1.1)
+	c := w.client(t, Config{})
+	b.ratio("Allowed, 1 000 000 customers, Zipf 1.1, 1 core", 1, 2.0, 0, w.floorBody(), w.allowedBody(c))
+}
+
+// countingSink counts what it is given.
+type countingSink struct{ deliveries, records, calls atomic.Int64 }
+
+func (s *countingSink) Deliver(_ context.Context, batch Batch) error {
+	s.deliveries.Add(1)
+	s.records.Add(int64(len(batch.Usage)))
+	for i := range batch.Usage {
+		s.calls.Add(batch.Usage[i].Count)
+	}
+	return nil
+}
+
+func barTrack(t *testing.T, b *bars) {
+	w := newWorkload(10_000, 0)
+	sink := new(countingSink)
+	source := Static(w.entitlements(func(features map[string]Grant) {
+		features["calls"] = Grant{Kind: KindMetered, Enabled: true, Limit: Unlimited}
+	}))
+	c := w.client(t, Config{Source: source, Sink: sink})
+	mask := len(w.asked) - 1
+	track := func(i int) bool {
+		c.Track(w.customers[w.asked[i&mask].customer], "calls", 1)
+		return true
+	}
+	b.ratio("Track, 10 000 customers, 2 goroutines, per call", 2, 8, 0, w.floorBody(), track)
+
+	// Two seconds flat out, and what came of it.
+	require.NoError(t, c.Flush(t.Context()))
+	before, deliveries, records := c.Stats().Usage, sink.deliveries.Load(), sink.records.Load()
+	begin := time.Now()
+	var wg sync.WaitGroup
+	for g := range 2 {
+		wg.Go(func() {
+			for i := g; time.Since(begin) < 2*time.Second; {
+				for range 256 {
+					track(i)
+					i++
+				}
+			}
+		})
+	}
+	wg.Wait()
+	require.NoError(t, c.Flush(t.Context()))
+	after := c.Stats().Usage
+	calls := after.Recorded - before.Recorded
+	b.row("Track flat out for 2 s: delivered after Flush", "all, nothing dropped",
+		fmt.Sprintf("%d of %d, %d dropped", after.Delivered-before.Delivered, calls, after.Dropped-before.Dropped),
+		after.Delivered-before.Delivered == calls && after.Dropped == before.Dropped)
+	deliveries, records = sink.deliveries.Load()-deliveries, sink.records.Load()-records
+	needed := float64((records + 999) / 1000)
+	b.row("Track flat out for 2 s: requests", "≤ 1.10 × distinct cells ÷ 1000",
+		fmt.Sprintf("%d for %d records (%.2f ×)", deliveries, records, float64(deliveries)/needed), float64(deliveries) <= 1.1*needed)
+}
+
+func barMemory(t *testing.T, b *bars) {
+	w := newWorkload(100_000, 0)
+	source := w.source()
+	before := liveHeap()
+	c := w.client(t, Config{Source: source})
+	each := float64(liveHeap()-before) / float64(len(w.customers))
+	b.row("memory, 100 000 customers × 50 features on 10 plans", "≤ 400 B a customer", fmt.Sprintf("%.0f B", each), each <= 400)
+	runtime.KeepAlive(c)
+}
+
+func liveHeap() int64 {
+	runtime.GC()
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
+}
+
+// slowSource counts fetches and takes its time.
+func slowSource(latency time.Duration, fetches *atomic.Int64) Source {
+	return SourceFunc(func(ctx context.Context, customer string) (*Entitlements, error) {
+		fetches.Add(1)
+		select {
+		case <-time.After(latency):
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+		return &Entitlements{Customer: customer, Features: map[string]Grant{"export": {Enabled: true}}}, nil
+	})
+}
+
+func barStampede(t *testing.T, b *bars) {
+	for name, over := range map[string]time.Duration{"together": 0, "spread over 40 ms": 40 * time.Millisecond} {
+		var fetches, answered atomic.Int64
+		synctest.Test(t, func(t *testing.T) {
+			c, err := New(Config{Source: slowSource(20*time.Millisecond, &fetches)})
+			require.NoError(t, err)
+			var wg sync.WaitGroup
+			for i := range 1000 {
+				wg.Go(func() {
+					time.Sleep(over * time.Duration(i) / 1000)
+					if d, err := c.Check(t.Context(), "acme", "export"); err == nil && d.Allowed {
+						answered.Add(1)
+					}
+				})
+			}
+			wg.Wait()
+			require.NoError(t, c.Close(t.Context()))
+		})
+		b.row("1 000 goroutines on one missing customer, "+name, "1 Fetch",
+			fmt.Sprintf("%d, %d answered", fetches.Load(), answered.Load()), fetches.Load() == 1 && answered.Load() == 1000)
+	}
+}
+
+// countedSource counts the customers that are asked for.
+type countedSource struct {
+	workSource
+	customers atomic.Int64
+}
+
+func (s *countedSource) Fetch(ctx context.Context, customer string) (*Entitlements, error) {
+	s.customers.Add(1)
+	return s.workSource.Fetch(ctx, customer)
+}
+
+func (s *countedSource) FetchBatch(ctx context.Context, customers []string) (map[string]*Entitlements, error) {
+	s.customers.Add(int64(len(customers)))
+	return s.workSource.FetchBatch(ctx, customers)
+}
+
+func barWarm(t *testing.T, b *bars) {
+	w := newWorkload(100_000, 0)
+	source := &countedSource{workSource: w.source().(workSource)}
+	begin := time.Now()
+	c := w.client(t, Config{Source: source})
+	took := time.Since(begin)
+	answerable := 0
+	for _, customer := range w.customers {
+		if c.Decide(customer, "feature-01").Origin == OriginFresh {
+			answerable++
+		}
+	}
+	fetched := source.customers.Load()
+	b.row("Warm of 100 000 customers from an instant BatchSource", "all answerable, 1 fetch each",
+		fmt.Sprintf("%d answerable, %d fetched, %v", answerable, fetched, took.Round(time.Millisecond)),
+		answerable == len(w.customers) && fetched == int64(len(w.customers)))
+}
+
+func barColdChecks(t *testing.T, b *bars) {
+	const latency = 100 * time.Millisecond
+	took := func(n int) time.Duration {
+		var fetches atomic.Int64
+		c, err := New(Config{Source: slowSource(latency, &fetches)})
+		require.NoError(t, err)
+		defer func() { require.NoError(t, c.Close(t.Context())) }()
+		begin := time.Now()
+		var wg sync.WaitGroup
+		for i := range n {
+			wg.Go(func() { _, _ = c.Check(t.Context(), fmt.Sprint("customer-", i), "export") })
+		}
+		wg.Wait()
+		return time.Since(begin)
+	}
+	one, ten := took(1), took(10)
+	x := float64(ten) / float64(one)
+	b.row("10 concurrent cold Checks, 100 ms upstream", "≤ 1.2 × one", fmt.Sprintf("%.2f ×", x), x <= 1.2)
+}
+
+func barOutage(t *testing.T, b *bars) {
+	const customers, minutes = 10_000, 10
+	var down atomic.Bool
+	var probes atomic.Int64
+	answered, asked := 0, 0
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorkload(customers, 0)
+		good := w.source()
+		c, err := New(Config{Source: SourceFunc(func(ctx context.Context, customer string) (*Entitlements, error) {
+			if down.Load() {
+				probes.Add(1)
+				return nil, errors.New("billing is down")
+			}
+			return good.Fetch(ctx, customer)
+		})})
+		require.NoError(t, err)
+		_, err = c.Warm(t.Context(), slices.Values(w.customers))
+		require.NoError(t, err)
+		down.Store(true)
+		for range minutes * 60 {
+			time.Sleep(time.Second)
+			for i := range 200 {
+				asked++
+				if c.Decide(w.customers[(asked*7+i)%customers], "feature-01").Origin != OriginPolicy {
+					answered++
+				}
+			}
+		}
+		require.NoError(t, c.Close(t.Context()))
+	})
+	rate := float64(probes.Load()) / (minutes * 60)
+	b.row("10 000 cached customers, Source down for 10 minutes", "all answered, ≤ 1 probe/s",
+		fmt.Sprintf("%d of %d answered, %.2f probes/s", answered, asked, rate), answered == asked && rate <= 1)
+}

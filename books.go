@@ -67,7 +67,7 @@ func (b *books) bindLocked(a *account, e *entry) {
 	a.entry = e
 	if p, o := e.content(); o != nil {
 		for _, m := range *a.meters.Load() {
-			if g := p.find(hashOf(m.feature), m.feature); g != nil && g.own >= 0 && m.figure.fetched == 0 {
+			if g := p.look(m.feature); g != nil && g.own >= 0 && m.figure.fetched == 0 {
 				m.installLocked(o.figures[g.own], 0)
 			}
 		}

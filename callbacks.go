@@ -22,8 +22,8 @@ type callbacks struct {
 	drained chan struct{} // closed when the queue is empty, nil when nobody waits
 }
 
-// enqueue never blocks. It reports false when the queue is full.
-func (c *callbacks) enqueue(f func()) bool {
+// enqueue never blocks. What does not fit is dropped.
+func (c *callbacks) enqueue(f func()) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.bound > 0 && len(c.queue) >= c.bound {
@@ -31,13 +31,12 @@ func (c *callbacks) enqueue(f func()) bool {
 			c.full = true
 			c.log.Warn("entitlements: a callback is too slow, calls of it are dropped", "queued", len(c.queue))
 		}
-		return false
+		return
 	}
 	c.queue = append(c.queue, f)
 	if !c.busy {
 		c.busy = c.running.start(c.run)
 	}
-	return true
 }
 
 func (c *callbacks) run() {

@@ -1,9 +1,6 @@
 package entitlements
 
-import (
-	"iter"
-	"strings"
-)
+import "iter"
 
 // Customer is a handle on one customer, for the length of a request: the same
 // answers as the Client's methods, without looking the customer up each time. It
@@ -31,7 +28,7 @@ func (c *Client) Customer(key string) Customer {
 // Feature returns a handle. Make it once, at start-up. An empty or too long code
 // makes a Feature that is denied with [ReasonInvalid].
 func (c *Client) Feature(code string) Feature {
-	code = strings.Clone(code)
+	code = intern(code)
 	return Feature{code: code, hash: hashOf(code)}
 }
 
@@ -45,9 +42,10 @@ func (f Feature) Code() string { return f.code }
 func (cu Customer) Allowed(f Feature) bool {
 	if e := cu.entry; e != nil {
 		if now := cu.client.clock.coarse.Load(); now < e.until.Load() {
-			if g := e.plan.Load().find(f.hash, f.code); g != nil && g.fixed {
-				cu.client.served(e, g, now)
-				return g.enabled
+			p := e.plan.Load()
+			if s := p.find(f.hash, f.code); s&slotFixed != 0 {
+				cu.client.served(e, p, s, now)
+				return s&slotEnabled != 0
 			}
 		}
 	}

@@ -10,7 +10,7 @@ import (
 const sampleMask = 63
 
 // served accounts for a check that the hot path answered.
-func (c *Client) served(e *entry, g *grant, now int64) {
+func (c *Client) served(e *entry, p *plan, s slot, now int64) {
 	lane := c.counters.lane()
 	count := freshAllowed
 	if now >= e.staleAt.Load() {
@@ -19,9 +19,9 @@ func (c *Client) served(e *entry, g *grant, now int64) {
 			c.refresher.want(e)
 		}
 	}
-	if !g.enabled {
+	if s&slotEnabled == 0 {
 		count++
-		g.denied.add(ReasonNotGranted, lane)
+		p.grant(s).denied.add(ReasonNotGranted, lane)
 		c.reconsider(e, now)
 	}
 	e.touch(now)
@@ -118,7 +118,7 @@ func (c *Client) answer(e *entry, featureHash uint64, feature string) (Decision,
 // judge is the verdict of an entry's snapshot, whatever its age.
 func (c *Client) judge(e *entry, featureHash uint64, feature string) Decision {
 	p, o := e.content()
-	g := p.find(featureHash, feature)
+	g := p.grant(p.find(featureHash, feature))
 	switch {
 	case g == nil && !validKey(feature):
 		return Decision{Reason: ReasonInvalid}

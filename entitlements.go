@@ -75,9 +75,10 @@ func (c *Client) Allowed(customer, feature string) bool {
 	hash := hashOf(customer)
 	if e := c.cache.table.find(hash, customer); e != nil {
 		if now := c.clock.coarse.Load(); now < e.until.Load() {
-			if g := e.plan.Load().find(hashOf(feature), feature); g != nil && g.fixed {
-				c.served(e, g, now)
-				return g.enabled
+			p := e.plan.Load()
+			if s := p.find(hashOf(feature), feature); s&slotFixed != 0 {
+				c.served(e, p, s, now)
+				return s&slotEnabled != 0
 			}
 		}
 	}

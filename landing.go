@@ -155,7 +155,7 @@ func (l *loader) settleOwn(hash uint64, e *entry, p *plan, o *own, oldPlan *plan
 			if g.own < 0 {
 				continue
 			}
-			if was := oldPlan.find(hashOf(g.code), g.code); was != nil && was.own >= 0 {
+			if was := oldPlan.look(g.code); was != nil && was.own >= 0 {
 				o.figures[g.own] = oldOwn.figures[was.own].after(o.figures[g.own])
 			}
 		}

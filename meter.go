@@ -71,7 +71,7 @@ func (a *account) addMeterLocked(feature string, fold Aggregation) *meter {
 	m.account, m.feature, m.fold = a, strings.Clone(feature), fold
 	if a.entry != nil {
 		if p, o := a.entry.content(); o != nil {
-			if g := p.find(hashOf(feature), feature); g != nil && g.own >= 0 {
+			if g := p.look(feature); g != nil && g.own >= 0 {
 				m.figure = o.figures[g.own]
 			}
 		}
@@ -92,7 +92,7 @@ func (a *account) attachLocked(e *entry, p *plan, o *own, tick int64) *own {
 	}
 	var patched []figure
 	for _, m := range *a.meters.Load() {
-		g := p.find(hashOf(m.feature), m.feature)
+		g := p.look(m.feature)
 		if g == nil || g.own < 0 {
 			continue
 		}

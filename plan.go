@@ -18,11 +18,22 @@ type plan struct {
 	dated  int // grants that have a part of the customer's own
 	grants []grant
 
-	// slots is an open-addressed hash table of the grants, at most half full: the
-	// high half of a slot is the high half of the code's hash, the low half the
-	// grant's index plus one.
-	slots []uint64
+	// slots is an open-addressed hash table of the grants, at most half full, and
+	// codes are their codes. Both are small, so that the hot path of all plans
+	// together fits in the nearest cache; the grants need not.
+	slots []slot
+	codes []string
 }
+
+// slot is a place in the hash table: 0 when it is empty, else the high half of
+// the code's hash, two flags, and the grant's index plus one.
+type slot uint64
+
+const (
+	slotFixed   slot = 1 << 30 // nothing but slotEnabled decides, at any time: not metered, never expires
+	slotEnabled slot = 1 << 31
+	slotIndex   slot = slotFixed - 1
+)
 
 // grant is one feature of a plan.
 type grant struct {
@@ -33,25 +44,30 @@ type grant struct {
 	kind    Kind
 	enabled bool
 	soft    bool
-	fixed   bool // nothing but enabled decides, at any time: not metered, never expires
 	denied  *denialCounts
 }
 
-// find returns the grant of a feature, or nil. It works on a plan without any.
-func (p *plan) find(hash uint64, code string) *grant {
+// find returns the slot of a feature, 0 when the plan does not have it.
+func (p *plan) find(hash uint64, code string) slot {
 	mask := uint64(len(p.slots) - 1)
 	for i := hash & mask; ; i = (i + 1) & mask {
-		slot := p.slots[i]
-		if slot == 0 {
-			return nil
-		}
-		if slot>>32 == hash>>32 {
-			if g := &p.grants[uint32(slot)-1]; g.code == code {
-				return g
-			}
+		s := p.slots[i]
+		if s == 0 || uint64(s)>>32 == hash>>32 && p.codes[s&slotIndex-1] == code {
+			return s
 		}
 	}
 }
+
+// grant is what a slot stands for, nil for an empty one.
+func (p *plan) grant(s slot) *grant {
+	if s == 0 {
+		return nil
+	}
+	return &p.grants[s&slotIndex-1]
+}
+
+// look is find for those who need the whole grant; nil when there is none.
+func (p *plan) look(code string) *grant { return p.grant(p.find(hashOf(code), code)) }
 
 // isDated reports whether a grant has a part that belongs to the customer.
 func isDated(g *Grant) bool { return g.Kind == KindMetered || !g.ExpiresAt.IsZero() }
@@ -77,7 +93,7 @@ func newPlan(e *Entitlements, hash uint64, denied *denials) *plan {
 	for size < 2*len(e.Features) {
 		size *= 2
 	}
-	p := &plan{name: e.Plan, hash: hash, grants: make([]grant, 0, len(e.Features)), slots: make([]uint64, size)}
+	p := &plan{name: e.Plan, hash: hash, grants: make([]grant, 0, len(e.Features)), slots: make([]slot, size)}
 	for _, code := range slices.Sorted(maps.Keys(e.Features)) {
 		g := e.Features[code]
 		dated := isDated(&g)
@@ -86,21 +102,30 @@ func newPlan(e *Entitlements, hash uint64, denied *denials) *plan {
 			own = int32(p.dated)
 			p.dated++
 		}
+		p.codes = append(p.codes, intern(code))
 		p.grants = append(p.grants, grant{
-			// One copy of a code serves all plans, and comparing it with a Feature's
-			// is comparing a pointer with itself.
-			code: unique.Make(code).Value(), limit: g.Limit, text: g.Text, own: own,
-			kind: g.Kind, enabled: g.Enabled, soft: g.Soft, fixed: !dated, denied: denied.of(code),
+			code: intern(code), limit: g.Limit, text: g.Text, own: own,
+			kind: g.Kind, enabled: g.Enabled, soft: g.Soft, denied: denied.of(code),
 		})
 		h := hashOf(code)
 		i := h & uint64(size-1)
 		for p.slots[i] != 0 {
 			i = (i + 1) & uint64(size-1)
 		}
-		p.slots[i] = h>>32<<32 | uint64(len(p.grants))
+		p.slots[i] = slot(h>>32<<32) | slot(len(p.grants))
+		if !dated {
+			p.slots[i] |= slotFixed
+		}
+		if g.Enabled {
+			p.slots[i] |= slotEnabled
+		}
 	}
 	return p
 }
+
+// intern returns the one copy of a feature code that all plans and Features use,
+// so that comparing two of them is mostly comparing a pointer with itself.
+func intern(code string) string { return unique.Make(code).Value() }
 
 // planHash is equal for equal content, in whatever order a map yields it.
 func planHash(e *Entitlements) uint64 {

@@ -325,7 +325,7 @@ func (b *batcher) apply(d *delivery, o outcome, sent, now int64) []*delivery {
 			if reason == nil {
 				reason = o.err
 			}
-			b.suspectNow(r, now)
+			b.suspectNow(r, now, reason)
 			b.settle([]*record{r}, settlement{state: pieceLost, dead: true, err: reason})
 		}
 	}
@@ -361,9 +361,12 @@ func (b *batcher) apply(d *delivery, o outcome, sent, now int64) []*delivery {
 }
 
 // suspectNow lets the usage of a record's feature travel alone for a while.
-func (b *batcher) suspectNow(r *record, now int64) {
+func (b *batcher) suspectNow(r *record, now int64, reason error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if len(b.suspects) == 0 {
+		b.cfg.Logger.Warn("entitlements: usage was refused for good", "feature", r.meter.feature, "error", reason)
+	}
 	if len(b.suspects) < maxSuspects {
 		b.suspects[suspect{r.meter.account.customer, r.meter.feature}] = now + isolation
 		return

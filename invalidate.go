@@ -25,9 +25,7 @@ func (l *loader) invalidate(customer string) *entry {
 		a.staleSeq = sequence
 	}
 	l.mu.Unlock()
-	if e := l.absent.find(hash, customer); e != nil {
-		l.absent.remove(hash, e)
-	}
+	l.unremember(hash, customer)
 	e := l.cache.find(hash, customer)
 	if e != nil {
 		e.markStale(sequence)
@@ -46,10 +44,15 @@ func (l *loader) forget(customer string) {
 		a.forgotten = true
 	}
 	l.mu.Unlock()
+	l.unremember(hash, customer)
+	l.cache.forget(hash, customer)
+}
+
+// unremember drops what is remembered of a customer instead of a snapshot.
+func (l *loader) unremember(hash uint64, customer string) {
 	if e := l.absent.find(hash, customer); e != nil {
 		l.absent.remove(hash, e)
 	}
-	l.cache.forget(hash, customer)
 }
 
 // markStale lets an entry count as stale for an Invalidate of this sequence,

@@ -27,15 +27,13 @@ func (l *loader) land(hash uint64, ld *load, err error) (e *entry, before *Entit
 	switch {
 	case err == nil, errors.Is(err, ErrNotModified) && ld.prior != nil:
 		e, before = l.install(hash, ld)
-		if there := l.absent.find(hash, ld.customer); there != nil {
-			l.absent.remove(hash, there)
-		}
+		l.unremember(hash, ld.customer)
 		return e, before, nil
 	case errors.Is(err, ErrUnknownCustomer):
 		if e := l.cache.forget(hash, ld.customer); e != nil {
 			before = e.export()
 		}
-		l.remember(hash, ld.customer, ReasonUnknownCustomer, ErrUnknownCustomer)
+		l.remember(hash, ld.customer, ReasonUnknownCustomer, ErrUnknownCustomer, l.cfg.NegativeTTL)
 		return nil, before, ErrUnknownCustomer
 	case errors.Is(err, ErrClosed):
 		return nil, nil, err
@@ -46,20 +44,26 @@ func (l *loader) land(hash uint64, ld *load, err error) (e *entry, before *Entit
 		e.mu.Unlock()
 		return e, nil, unavailable(err)
 	}
-	if !errors.Is(err, errShed) {
-		l.remember(hash, ld.customer, ReasonUnavailable, unavailable(err))
+	switch {
+	case errors.Is(err, errShed):
+		// It was not asked for, and may be in a moment.
+	case errors.Is(err, errShut):
+		_, wait := l.door.peek(l.clock.precise())
+		l.remember(hash, ld.customer, ReasonUnavailable, unavailable(err), time.Duration(wait))
+	default:
+		l.remember(hash, ld.customer, ReasonUnavailable, unavailable(err), l.cfg.NegativeTTL)
 	}
 	return nil, nil, unavailable(err)
 }
 
-// remember notes that there is nothing, for NegativeTTL.
-func (l *loader) remember(hash uint64, customer string, reason Reason, err error) {
+// remember notes that there is nothing, for NegativeTTL at most.
+func (l *loader) remember(hash uint64, customer string, reason Reason, err error, within time.Duration) {
 	if l.cfg.NegativeTTL < 0 {
 		return
 	}
 	e := newEntry(customer, l.clock.coarse.Load())
 	e.negative, e.startSeq = &negative{reason: reason, err: err}, l.sequence.Load()
-	e.until.Store(l.clock.precise() + int64(l.cfg.NegativeTTL))
+	e.until.Store(l.clock.precise() + int64(min(within, l.cfg.NegativeTTL)))
 	l.absent.insert(hash, e)
 }
 
@@ -99,7 +103,7 @@ func (l *loader) install(hash uint64, ld *load) (*entry, *Entitlements) {
 func (l *loader) installLocked(hash uint64, e *entry, ld *load) (before *Entitlements) {
 	if ld.set == nil && e.plan.Load() == nil {
 		p, o := ld.prior.content() // not modified, and evicted meanwhile
-		e.storeLocked(p, o)
+		e.storeLocked(p, l.settleOwn(hash, e, p, o, nil, nil))
 	}
 	if ld.set != nil {
 		if l.watched() {

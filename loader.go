@@ -217,11 +217,14 @@ func (l *loader) run(customer string, class loadClass) (landing, error) {
 	l.flights.group.Forget(customer)
 	staleSeq, forgotten := a.staleSeq, a.forgotten
 	l.mu.Unlock()
-	if e != nil {
+	switch {
+	case forgotten:
+		l.cache.forget(hash, customer)
+		l.unremember(hash, customer)
+	case e != nil:
 		e.markStale(staleSeq)
-		if forgotten {
-			l.cache.forget(hash, customer)
-		}
+	case staleSeq > ld.sequence:
+		l.unremember(hash, customer) // what it found may be over
 	}
 	l.landed(landed{customer: customer, entry: e, before: before, err: err, forgotten: forgotten})
 	if err != nil {

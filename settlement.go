@@ -1,5 +1,7 @@
 package entitlements
 
+import "slices"
+
 import "context"
 
 // settlement is how records end.
@@ -108,12 +110,7 @@ func (b *batcher) endedLocked(mine *cohort) bool {
 			return true
 		}
 	}
-	for _, c := range b.cohorts {
-		if c == mine {
-			return false
-		}
-	}
-	return true // another call forgot it
+	return !slices.Contains(b.cohorts, mine) // another call forgot it
 }
 
 // pendingCalls counts the calls in all records that have no end yet: record by

@@ -89,7 +89,7 @@ type DoorHealth struct {
 func (c *Client) cacheStats() CacheStats {
 	d := c.counters
 	hits := d.sum(func(s *stripe) (n uint64) {
-		for a := freshAllowed; a < policyAllowed; a++ {
+		for a := range policyAllowed {
 			n += s.decisions[a].Load()
 		}
 		return n

@@ -1,0 +1,35 @@
+// Package entitlements decides, inside a running service, what a paying customer
+// may do, and records what they used.
+//
+// When the billing API is down, checks go on: they are answered from memory, for
+// up to [Config.MaxStale] (1 h) after a customer was last loaded, and usage waits
+// and is delivered later. A program starts while it is down. Only a customer who
+// was never loaded, or not for that long, is answered by policy: denied, unless
+// [Config.OnUnavailable] or [Config.FeaturePolicy] says otherwise.
+//
+// # The two surfaces
+//
+// Calls without a context never block, do no I/O and return no error:
+// [Client.Allowed], [Client.Decide], [Client.Track] and their like. They read an
+// in-process cache that is refreshed in the background, and count in memory.
+//
+// Calls with a context may wait: [Client.Resolve] at the top of a request until
+// the customer is answerable, [Client.Check] for one question, [Client.Report]
+// and [Client.Flush] until usage is delivered, [Client.Close] at the end.
+//
+// # The two doors
+//
+// A [Source] loads what a customer may do; a [Sink] takes what they used. Each
+// is one method that makes one attempt; caching, singleflight, retries, rate
+// limits and breakers are the Client's. Package adapters/paylera is both for the
+// Paylera API, and package entitlementstest has what an adapter of your own is
+// tested with.
+//
+// # Metered features
+//
+// Decide shows the local view of a quota: what the backend told, and what this
+// process counted that the backend may not have included yet. Within one process
+// it is never below the truth. Other processes' usage is seen at the next
+// refresh, so with R processes a limit can be passed by what the others use in
+// FlushInterval + TTL.
+package entitlements

@@ -1,0 +1,43 @@
+package paylera
+
+import "github.com/entitlements-go/entitlements"
+
+// What the black-box tests look at from inside: the pure parts, whose tables
+// would need a request per row otherwise.
+
+func FormatDecimal(q int64, decimals int) string { return formatDecimal(q, decimals) }
+
+func ParseDecimalDown(s string, decimals int) (int64, error) {
+	return parseDecimal(s, decimals, roundDown)
+}
+
+func ParseDecimalUp(s string, decimals int) (int64, error) {
+	return parseDecimal(s, decimals, roundUp)
+}
+
+func AddSaturated(a, b int64) int64      { return addSaturated(a, b) }
+func SubtractSaturated(a, b int64) int64 { return subtractSaturated(a, b) }
+
+func MergeGrants(a, b entitlements.Grant) entitlements.Grant { return mergeGrants(a, b) }
+
+func DecodeFeatures(body []byte, decimals map[string]int) (map[string]entitlements.Grant, error) {
+	a, err := decodeAnswer(body, decimals)
+	if err != nil {
+		return nil, err
+	}
+	return a.features, nil
+}
+
+// ParseSignature returns the time as it was written and the number of usable
+// signatures.
+func ParseSignature(header string) (stamp string, v1 int, err error) {
+	s, err := parseSignature(header)
+	return s.stamp, len(s.v1), err
+}
+
+// Remembered counts what the memory of customers holds.
+func (a *Adapter) Remembered() (customers, subscriptions int) {
+	a.memory.mu.Lock()
+	defer a.memory.mu.Unlock()
+	return len(a.memory.customers.items), len(a.memory.holders)
+}

@@ -64,8 +64,9 @@ func (s *stripes) sum(of func(*stripe) uint64) (total uint64) {
 	return total
 }
 
-// denials counts denials by feature and reason: the first features that are
-// granted or denied get counters of their own, later ones share the last.
+// Denials are counted by feature and reason. A feature that has a number has its
+// counters in the feature index. The others, codes that no plan has, share a
+// bounded number of them.
 type denials struct {
 	mu        sync.Mutex                               // taken to add a feature
 	byFeature atomic.Pointer[map[string]*denialCounts] // copied to grow, so that counting allocates nothing
@@ -89,9 +90,13 @@ func (c *denialCounts) add(reason Reason, lane uint64) {
 	c.lanes[lane%denialLanes].by[reason].Add(1)
 }
 
-// of returns the counters of a feature. Plans keep them, so that only a denial of
-// what no grant has looks them up.
-func (d *denials) of(feature string) *denialCounts {
+// denials returns the counters of a feature.
+func (c *Client) denials(feature string) *denialCounts {
+	t := c.features.table.Load()
+	if n := t.find(hashOf(feature), feature); n != noFeature {
+		return t.denied[n]
+	}
+	d := &c.counters.denials
 	if counts := (*d.byFeature.Load())[feature]; counts != nil {
 		return counts
 	}
@@ -115,22 +120,25 @@ func (d *denials) grow(feature string) *denialCounts {
 	return counts
 }
 
-func (d *denials) snapshot() map[Denial]uint64 {
+// deniedBy reads all of them.
+func (c *Client) deniedBy() map[Denial]uint64 {
 	out := make(map[Denial]uint64)
-	read := func(feature string, c *denialCounts) {
+	read := func(feature string, counts *denialCounts) {
 		for reason := range reasonCount {
-			var n uint64
-			for lane := range c.lanes {
-				n += c.lanes[lane].by[reason].Load()
-			}
-			if n > 0 {
-				out[Denial{feature, reason}] = n
+			for lane := range counts.lanes {
+				if n := counts.lanes[lane].by[reason].Load(); n > 0 {
+					out[Denial{feature, reason}] += n
+				}
 			}
 		}
 	}
-	for feature, counts := range *d.byFeature.Load() {
+	t := c.features.table.Load()
+	for n, code := range t.codes {
+		read(code, t.denied[n])
+	}
+	for feature, counts := range *c.counters.denials.byFeature.Load() {
 		read(feature, counts)
 	}
-	read("", &d.others)
+	read("", &c.counters.denials.others)
 	return out
 }

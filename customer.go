@@ -15,8 +15,9 @@ type Customer struct {
 // Feature is a handle on a feature code, for the life of the program and for
 // Customers of any Client. The zero Feature is denied.
 type Feature struct {
-	code string
-	hash uint64
+	code   string
+	index  *featureIndex // that number is of
+	number int
 }
 
 // Customer returns a handle. It does not block, and loads nothing: see
@@ -29,7 +30,19 @@ func (c *Client) Customer(key string) Customer {
 // makes a Feature that is denied with [ReasonInvalid].
 func (c *Client) Feature(code string) Feature {
 	code = intern(code)
-	return Feature{code: code, hash: hashOf(code)}
+	if !validKey(code) {
+		return Feature{code: code, number: noFeature}
+	}
+	c.features.add([]string{code})
+	return Feature{code: code, index: c.features, number: c.features.find(code)}
+}
+
+// numberIn is the feature's number in a Client's index.
+func (f Feature) numberIn(c *Client) int {
+	if f.index == c.features {
+		return f.number
+	}
+	return c.features.find(f.code)
 }
 
 // Key is the customer's key.
@@ -42,10 +55,11 @@ func (f Feature) Code() string { return f.code }
 func (cu Customer) Allowed(f Feature) bool {
 	if e := cu.entry; e != nil {
 		if now := cu.client.clock.coarse.Load(); now < e.until.Load() {
-			p := e.plan.Load()
-			if s := p.find(f.hash, f.code); s&slotFixed != 0 {
-				cu.client.served(e, p, s, now)
-				return s&slotEnabled != 0
+			if f.index == cu.client.features {
+				if fixed, enabled := e.plan.Load().verdict(f.number); fixed {
+					cu.client.served(e, f.number, enabled, now)
+					return enabled
+				}
 			}
 		}
 	}
@@ -58,9 +72,10 @@ func (cu Customer) Decide(f Feature) Decision {
 	if c == nil {
 		return Decision{}
 	}
+	number := f.numberIn(c)
 	e := cu.entry
 	if e != nil && !e.gone.Load() {
-		if d, ok := c.answer(e, f.hash, f.code); ok {
+		if d, ok := c.answer(e, number, f.code); ok {
 			return d
 		}
 	}
@@ -68,11 +83,11 @@ func (cu Customer) Decide(f Feature) Decision {
 	if e != nil && c.cache.find(hash, cu.key) == nil {
 		// It made room for others after the handle was made. What was resolved
 		// stays answerable for as long as it is fresh enough.
-		if d, ok := c.answer(e, f.hash, f.code); ok {
+		if d, ok := c.answer(e, number, f.code); ok {
 			return d
 		}
 	}
-	return c.decide(hash, cu.key, f.hash, f.code)
+	return c.decide(hash, cu.key, number, f.code)
 }
 
 // Number is [Client.Number].
@@ -119,7 +134,7 @@ func (cu Customer) All() iter.Seq2[string, Decision] {
 			return
 		}
 		for i := range p.grants {
-			d := c.judge(e, hashOf(p.grants[i].code), p.grants[i].code)
+			d := c.judge(e, c.features.find(p.grants[i].code), p.grants[i].code)
 			d.Age, d.Origin = e.age(now), OriginFresh
 			if now >= e.staleAt.Load() {
 				d.Origin = OriginStale

@@ -10,7 +10,7 @@ import (
 const sampleMask = 63
 
 // served accounts for a check that the hot path answered.
-func (c *Client) served(e *entry, p *plan, s slot, now int64) {
+func (c *Client) served(e *entry, number int, enabled bool, now int64) {
 	lane := c.counters.lane()
 	count := freshAllowed
 	if now >= e.staleAt.Load() {
@@ -19,9 +19,9 @@ func (c *Client) served(e *entry, p *plan, s slot, now int64) {
 			c.refresher.want(e)
 		}
 	}
-	if s&slotEnabled == 0 {
+	if !enabled {
 		count++
-		p.grant(s).denied.add(ReasonNotGranted, lane)
+		c.features.table.Load().denied[number].add(ReasonNotGranted, lane)
 		c.reconsider(e, now)
 	}
 	e.touch(now)
@@ -40,15 +40,15 @@ func (c *Client) reconsider(e *entry, now int64) {
 
 // decide answers every question that the hot path does not: from the table's
 // entry, from one that the table has lost, or by policy.
-func (c *Client) decide(hash uint64, customer string, featureHash uint64, feature string) Decision {
+func (c *Client) decide(hash uint64, customer string, number int, feature string) Decision {
 	e := c.cache.table.find(hash, customer)
 	if e != nil {
-		if d, ok := c.answer(e, featureHash, feature); ok {
+		if d, ok := c.answer(e, number, feature); ok {
 			return d
 		}
 	}
 	if c.clock.closed() {
-		return c.byPolicy(nil, feature, featureHash, ReasonClosed)
+		return c.byPolicy(nil, feature, number, ReasonClosed)
 	}
 	if !validKey(customer) || !validKey(feature) {
 		return c.refuse(feature, ReasonInvalid)
@@ -57,10 +57,10 @@ func (c *Client) decide(hash uint64, customer string, featureHash uint64, featur
 		if negative.reason == ReasonUnknownCustomer {
 			return c.refuse(feature, ReasonUnknownCustomer)
 		}
-		return c.byPolicy(nil, feature, featureHash, negative.reason)
+		return c.byPolicy(nil, feature, number, negative.reason)
 	}
 	if e = c.cache.find(hash, customer); e != nil {
-		if d, ok := c.answer(e, featureHash, feature); ok {
+		if d, ok := c.answer(e, number, feature); ok {
 			return d
 		}
 		if e.plan.Load() != nil {
@@ -68,18 +68,18 @@ func (c *Client) decide(hash uint64, customer string, featureHash uint64, featur
 			if e.pending.Load() == refreshNone {
 				c.refresher.want(e)
 			}
-			return c.byPolicy(e, feature, featureHash, ReasonTooStale)
+			return c.byPolicy(e, feature, number, ReasonTooStale)
 		}
 	}
 	if !c.loader.prefetch(customer) {
-		return c.byPolicy(nil, feature, featureHash, ReasonUnavailable)
+		return c.byPolicy(nil, feature, number, ReasonUnavailable)
 	}
-	return c.byPolicy(nil, feature, featureHash, ReasonLoading)
+	return c.byPolicy(nil, feature, number, ReasonLoading)
 }
 
 // answer decides from a snapshot. It reports false when the snapshot is too old
 // to answer, has no content yet, or the Client is closed.
-func (c *Client) answer(e *entry, featureHash uint64, feature string) (Decision, bool) {
+func (c *Client) answer(e *entry, number int, feature string) (Decision, bool) {
 	now := c.clock.coarse.Load()
 	if now >= e.until.Load() {
 		if now == closedTime {
@@ -90,7 +90,7 @@ func (c *Client) answer(e *entry, featureHash uint64, feature string) (Decision,
 			return Decision{}, false
 		}
 	}
-	d := c.judge(e, featureHash, feature)
+	d := c.judge(e, number, feature)
 	d.Age = e.age(now)
 	if d.Reason == ReasonInvalid {
 		return c.refuse(feature, ReasonInvalid), true
@@ -116,9 +116,12 @@ func (c *Client) answer(e *entry, featureHash uint64, feature string) (Decision,
 }
 
 // judge is the verdict of an entry's snapshot, whatever its age.
-func (c *Client) judge(e *entry, featureHash uint64, feature string) Decision {
+func (c *Client) judge(e *entry, number int, feature string) Decision {
 	p, o := e.content()
-	g := p.grant(p.find(featureHash, feature))
+	if number == noFeature {
+		number = c.features.find(feature) // the plan may have brought it
+	}
+	g := p.grant(number, feature)
 	switch {
 	case g == nil && !validKey(feature):
 		return Decision{Reason: ReasonInvalid}
@@ -151,7 +154,7 @@ func (e *entry) used(f *figure, feature string, now int64) int64 {
 
 // byPolicy answers when nothing usable is cached. It keeps the cause as reason.
 // e is what is cached and too old, or nil.
-func (c *Client) byPolicy(e *entry, feature string, featureHash uint64, reason Reason) Decision {
+func (c *Client) byPolicy(e *entry, feature string, number int, reason Reason) Decision {
 	policy, ok := c.cfg.FeaturePolicy[feature]
 	if !ok {
 		policy = c.cfg.OnUnavailable
@@ -159,7 +162,7 @@ func (c *Client) byPolicy(e *entry, feature string, featureHash uint64, reason R
 	d := Decision{Reason: reason, Allowed: policy == FailOpen}
 	if e != nil {
 		if policy == LastKnown {
-			d = c.judge(e, featureHash, feature)
+			d = c.judge(e, number, feature)
 			d.Reason = reason
 		}
 		d.Age = e.age(c.clock.precise())
@@ -185,20 +188,20 @@ func (c *Client) refuse(feature string, reason Reason) Decision {
 }
 
 func (c *Client) denied(feature string, reason Reason) {
-	c.counters.denials.of(feature).add(reason, c.counters.lane())
+	c.denials(feature).add(reason, c.counters.lane())
 }
 
 // unanswered is the Decision of a waiting call that found nothing to answer from.
-func (c *Client) unanswered(e *entry, feature string, featureHash uint64, err error) Decision {
+func (c *Client) unanswered(e *entry, feature string, number int, err error) Decision {
 	switch {
 	case errors.Is(err, ErrUnknownCustomer):
 		return c.refuse(feature, ReasonUnknownCustomer)
 	case errors.Is(err, ErrClosed):
-		return c.byPolicy(nil, feature, featureHash, ReasonClosed)
+		return c.byPolicy(nil, feature, number, ReasonClosed)
 	case e != nil:
-		return c.byPolicy(e, feature, featureHash, ReasonTooStale)
+		return c.byPolicy(e, feature, number, ReasonTooStale)
 	default:
-		return c.byPolicy(nil, feature, featureHash, ReasonUnavailable)
+		return c.byPolicy(nil, feature, number, ReasonUnavailable)
 	}
 }
 

@@ -16,6 +16,7 @@ type Client struct {
 	cfg       Config
 	clock     *clock
 	counters  *stripes
+	features  *featureIndex
 	cache     *cache
 	loader    *loader
 	refresher *refresher
@@ -40,7 +41,7 @@ func New(cfg Config) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Client{cfg: cfg, running: newRunning(), counters: newStripes(), closed: make(chan struct{})}
+	c := &Client{cfg: cfg, running: newRunning(), counters: newStripes(), features: newFeatureIndex(), closed: make(chan struct{})}
 	c.clock = newClock(cfg.TTL)
 	if c.cache, err = newCache(cfg.MaxCustomers); err != nil {
 		return nil, err
@@ -49,7 +50,7 @@ func New(cfg Config) (*Client, error) {
 	c.dead = callbacks{running: c.running, log: cfg.Logger}
 	c.changes.calls = callbacks{running: c.running, log: cfg.Logger, bound: maxChanges}
 	c.usage = newBatcher(&c.cfg, c.clock, c.counters, books, c.running, c.deadLetter)
-	c.loader = newLoader(&c.cfg, c.clock, c.cache, books, c.running, &c.counters.denials)
+	c.loader = newLoader(&c.cfg, c.clock, c.cache, books, c.running, c.features)
 	c.refresher = newRefresher(&c.cfg, c.clock, c.loader)
 	c.loader.watched = c.changes.watched
 	c.loader.landed = func(l landed) {
@@ -72,17 +73,17 @@ func New(cfg Config) (*Client, error) {
 // the reason. It does not block and, for a cached customer, does not allocate.
 // After Close it answers by policy.
 func (c *Client) Allowed(customer, feature string) bool {
+	number := c.features.find(feature)
 	hash := hashOf(customer)
 	if e := c.cache.table.find(hash, customer); e != nil {
 		if now := c.clock.coarse.Load(); now < e.until.Load() {
-			p := e.plan.Load()
-			if s := p.find(hashOf(feature), feature); s&slotFixed != 0 {
-				c.served(e, p, s, now)
-				return s&slotEnabled != 0
+			if fixed, enabled := e.plan.Load().verdict(number); fixed {
+				c.served(e, number, enabled, now)
+				return enabled
 			}
 		}
 	}
-	return c.decide(hash, customer, hashOf(feature), feature).Allowed
+	return c.decide(hash, customer, number, feature).Allowed
 }
 
 // Decide is Allowed with the reason, and what a front end shows beside it. Of a
@@ -93,7 +94,7 @@ func (c *Client) Allowed(customer, feature string) bool {
 // not block and, for a cached customer, does not allocate. After Close it answers
 // by policy with [ReasonClosed].
 func (c *Client) Decide(customer, feature string) Decision {
-	return c.decide(hashOf(customer), customer, hashOf(feature), feature)
+	return c.decide(hashOf(customer), customer, c.features.find(feature), feature)
 }
 
 // Number is the limit of a numeric grant that is allowed now, else fallback. It
@@ -180,14 +181,14 @@ func (c *Client) Check(ctx context.Context, customer, feature string) (Decision,
 	if err := c.usable(customer, "feature", feature); err != nil {
 		return c.Decide(customer, feature), err // closed or invalid, and says so
 	}
-	featureHash := hashOf(feature)
+	number := c.features.find(feature)
 	e, err := c.ready(ctx, customer)
 	if e != nil {
-		if d, ok := c.answer(e, featureHash, feature); ok {
+		if d, ok := c.answer(e, number, feature); ok {
 			return d, err
 		}
 	}
-	return c.unanswered(e, feature, featureHash, err), ignoreUnknown(err)
+	return c.unanswered(e, feature, number, err), ignoreUnknown(err)
 }
 
 // Resolve waits until customer is answerable, and returns a handle on which

@@ -103,12 +103,12 @@ var (
 	errShut = errors.New("entitlements: the source fails and is not asked for now")
 )
 
-func newLoader(cfg *Config, clock *clock, cache *cache, books *books, running *running, denied *denials) *loader {
+func newLoader(cfg *Config, clock *clock, cache *cache, books *books, running *running, features *featureIndex) *loader {
 	l := &loader{
 		cfg: cfg, clock: clock, cache: cache, books: books, running: running,
 		door:     newDoor("source", clock, cfg.Logger),
 		absent:   newTable(min(cfg.MaxCustomers, maxAbsent)),
-		plans:    newPlans(denied),
+		plans:    newPlans(features),
 		attempts: make(map[string]*attempt),
 	}
 	l.conditional, _ = cfg.Source.(ConditionalSource)

@@ -4,7 +4,6 @@ import (
 	"maps"
 	"slices"
 	"sync"
-	"unique"
 	"weak"
 )
 
@@ -14,26 +13,24 @@ import (
 // and the grants stay in the processor's cache. Immutable.
 type plan struct {
 	name   string
-	hash   uint64
 	dated  int // grants that have a part of the customer's own
 	grants []grant
+	index  *featureIndex
 
-	// slots is an open-addressed hash table of the grants, at most half full, and
-	// codes are their codes. Both are small, so that the hot path of all plans
-	// together fits in the nearest cache; the grants need not.
-	slots []slot
-	codes []string
+	// What the hot path needs of features by number: the first 64 beside the rest
+	// of the plan, those after them in more.
+	first verdicts
+	more  []verdicts
+
+	byNumber []uint16         // index into grants plus one, 0 = not granted
+	byCode   map[string]int32 // index into grants, of codes that have no number
 }
 
-// slot is a place in the hash table: 0 when it is empty, else the high half of
-// the code's hash, two flags, and the grant's index plus one.
-type slot uint64
-
-const (
-	slotFixed   slot = 1 << 30 // nothing but slotEnabled decides, at any time: not metered, never expires
-	slotEnabled slot = 1 << 31
-	slotIndex   slot = slotFixed - 1
-)
+// verdicts answers for 64 features, a bit each.
+type verdicts struct {
+	fixed   uint64 // nothing but enabled decides, at any time: not metered, never expires, or not granted
+	enabled uint64
+}
 
 // grant is one feature of a plan.
 type grant struct {
@@ -44,30 +41,38 @@ type grant struct {
 	kind    Kind
 	enabled bool
 	soft    bool
-	denied  *denialCounts
 }
 
-// find returns the slot of a feature, 0 when the plan does not have it.
-func (p *plan) find(hash uint64, code string) slot {
-	mask := uint64(len(p.slots) - 1)
-	for i := hash & mask; ; i = (i + 1) & mask {
-		s := p.slots[i]
-		if s == 0 || uint64(s)>>32 == hash>>32 && p.codes[s&slotIndex-1] == code {
-			return s
+// verdict says whether the answer about a feature is fixed, and what it is.
+func (p *plan) verdict(feature int) (fixed, enabled bool) {
+	v := &p.first
+	if uint(feature) >= 64 {
+		at := uint(feature)/64 - 1
+		if at >= uint(len(p.more)) {
+			return false, false // no number, or one that is younger than the plan
 		}
+		v = &p.more[at]
 	}
+	bit := uint64(1) << (uint(feature) % 64)
+	return v.fixed&bit != 0, v.enabled&bit != 0
 }
 
-// grant is what a slot stands for, nil for an empty one.
-func (p *plan) grant(s slot) *grant {
-	if s == 0 {
+// grant returns what the plan has of a feature, or nil.
+func (p *plan) grant(feature int, code string) *grant {
+	if uint(feature) < uint(len(p.byNumber)) {
+		if i := p.byNumber[feature]; i != 0 {
+			return &p.grants[i-1]
+		}
 		return nil
 	}
-	return &p.grants[s&slotIndex-1]
+	if i, ok := p.byCode[code]; ok {
+		return &p.grants[i]
+	}
+	return nil
 }
 
-// look is find for those who need the whole grant; nil when there is none.
-func (p *plan) look(code string) *grant { return p.grant(p.find(hashOf(code), code)) }
+// look is grant for those who have only the code.
+func (p *plan) look(code string) *grant { return p.grant(p.index.find(code), code) }
 
 // isDated reports whether a grant has a part that belongs to the customer.
 func isDated(g *Grant) bool { return g.Kind == KindMetered || !g.ExpiresAt.IsZero() }
@@ -88,44 +93,54 @@ func (p *plan) equals(e *Entitlements) bool {
 	return true
 }
 
-func newPlan(e *Entitlements, hash uint64, denied *denials) *plan {
-	size := 4
-	for size < 2*len(e.Features) {
-		size *= 2
+func newPlan(e *Entitlements, index *featureIndex) *plan {
+	codes := slices.Sorted(maps.Keys(e.Features))
+	numbers := index.add(codes)
+	p := &plan{
+		name: e.Plan, index: index, grants: make([]grant, 0, len(codes)),
+		more: make([]verdicts, max(0, (len(numbers.codes)-1)/64)), byNumber: make([]uint16, len(numbers.codes)),
 	}
-	p := &plan{name: e.Plan, hash: hash, grants: make([]grant, 0, len(e.Features)), slots: make([]slot, size)}
-	for _, code := range slices.Sorted(maps.Keys(e.Features)) {
+	// What the plan does not have is denied at any time.
+	for n := range numbers.codes {
+		p.verdictsOf(n).fixed |= 1 << (n % 64)
+	}
+	for _, code := range codes {
 		g := e.Features[code]
-		dated := isDated(&g)
 		own := int32(-1)
-		if dated {
+		if isDated(&g) {
 			own = int32(p.dated)
 			p.dated++
 		}
-		p.codes = append(p.codes, intern(code))
 		p.grants = append(p.grants, grant{
 			code: intern(code), limit: g.Limit, text: g.Text, own: own,
-			kind: g.Kind, enabled: g.Enabled, soft: g.Soft, denied: denied.of(code),
+			kind: g.Kind, enabled: g.Enabled, soft: g.Soft,
 		})
-		h := hashOf(code)
-		i := h & uint64(size-1)
-		for p.slots[i] != 0 {
-			i = (i + 1) & uint64(size-1)
+		n := numbers.find(hashOf(code), code)
+		if n == noFeature {
+			if p.byCode == nil {
+				p.byCode = make(map[string]int32)
+			}
+			p.byCode[intern(code)] = int32(len(p.grants) - 1)
+			continue
 		}
-		p.slots[i] = slot(h>>32<<32) | slot(len(p.grants))
-		if !dated {
-			p.slots[i] |= slotFixed
+		p.byNumber[n] = uint16(len(p.grants))
+		bit := uint64(1) << (n % 64)
+		if own >= 0 {
+			p.verdictsOf(n).fixed &^= bit
 		}
 		if g.Enabled {
-			p.slots[i] |= slotEnabled
+			p.verdictsOf(n).enabled |= bit
 		}
 	}
 	return p
 }
 
-// intern returns the one copy of a feature code that all plans and Features use,
-// so that comparing two of them is mostly comparing a pointer with itself.
-func intern(code string) string { return unique.Make(code).Value() }
+func (p *plan) verdictsOf(number int) *verdicts {
+	if number < 64 {
+		return &p.first
+	}
+	return &p.more[number/64-1]
+}
 
 // planHash is equal for equal content, in whatever order a map yields it.
 func planHash(e *Entitlements) uint64 {
@@ -151,15 +166,15 @@ func planHash(e *Entitlements) uint64 {
 // plans interns plans. It holds them weakly: a plan that no customer has any
 // more is collected, and its place is swept once the table has doubled.
 type plans struct {
-	denied *denials
+	index *featureIndex
 
 	mu     sync.Mutex // guards the fields below
 	byHash map[uint64]weak.Pointer[plan]
 	sweep  int
 }
 
-func newPlans(denied *denials) *plans {
-	return &plans{denied: denied, byHash: make(map[uint64]weak.Pointer[plan]), sweep: 64}
+func newPlans(index *featureIndex) *plans {
+	return &plans{index: index, byHash: make(map[uint64]weak.Pointer[plan]), sweep: 64}
 }
 
 func (ps *plans) intern(e *Entitlements) *plan {
@@ -171,7 +186,7 @@ func (ps *plans) intern(e *Entitlements) *plan {
 	if known != nil && known.equals(e) {
 		return known
 	}
-	p := newPlan(e, hash, ps.denied)
+	p := newPlan(e, ps.index)
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
 	ps.byHash[hash] = weak.Make(p)

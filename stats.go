@@ -36,8 +36,8 @@ type DecisionStats struct {
 	ByPolicy        uint64 // answered by a Policy
 
 	// DeniedBy counts denials by feature and reason, ShadowedBy what would have
-	// been denied. The first 1024 feature codes that the Client meets are
-	// told apart; later ones share the empty feature. The maps are copies.
+	// been denied. The first 1024 feature codes of plans, and as many that
+	// no plan has, are told apart; later ones share the empty feature. The maps are copies.
 	DeniedBy, ShadowedBy map[Denial]uint64
 }
 
@@ -122,7 +122,7 @@ func (c *Client) decisionStats() DecisionStats {
 		Denied:     by[freshDenied] + by[staleDenied] + by[policyDenied],
 		Stale:      by[staleAllowed] + by[staleDenied],
 		ByPolicy:   by[policyAllowed] + by[policyDenied],
-		DeniedBy:   c.counters.denials.snapshot(),
+		DeniedBy:   c.deniedBy(),
 		ShadowedBy: make(map[Denial]uint64),
 	}
 }

@@ -1,0 +1,146 @@
+package entitlements_test
+
+import (
+	"fmt"
+	"math"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	. "github.com/entitlements-go/entitlements"
+)
+
+// Two customers whose hashes are equal in every bit are told apart by their keys.
+func TestTableResolvesCollisionsByKey(t *testing.T) {
+	for _, hash := range []uint64{0, 1, 0x7f, 0x80, 0xff, math.MaxUint64, 1 << 63} {
+		table := NewTable(1000)
+		var entries []TableEntry
+		for i := range 7 {
+			e := NewTableEntry(fmt.Sprint("k", i), int64(i))
+			entries = append(entries, e)
+			table.Insert(hash, e)
+		}
+		for i, e := range entries {
+			require.True(t, table.Holds(hash, fmt.Sprint("k", i), e))
+		}
+		require.False(t, table.Find(hash, "k7"))
+		require.False(t, table.Find(hash, ""))
+		table.Remove(hash, entries[3])
+		require.False(t, table.Find(hash, "k3"))
+		for i, e := range entries {
+			require.Equal(t, i != 3, table.Holds(hash, fmt.Sprint("k", i), e))
+		}
+	}
+}
+
+// The tags of one set are compared at once, where a match borrows from the tag
+// above it: every pair of neighbouring tags must still be told apart.
+func TestTableTellsNeighbouringTagsApart(t *testing.T) {
+	for tag := range uint64(128) {
+		table := NewTable(1) // one set
+		low, high := NewTableEntry("low", 1), NewTableEntry("high", 1)
+		table.Insert(tag, low)
+		table.Insert((tag+1)%128, high)
+		require.True(t, table.Holds(tag, "low", low))
+		require.True(t, table.Holds((tag+1)%128, "high", high))
+		for other := range uint64(128) {
+			require.False(t, table.Find(other, "absent"))
+		}
+		table.Remove(tag, low)
+		require.False(t, table.Find(tag, "low"))
+		require.True(t, table.Holds((tag+1)%128, "high", high))
+	}
+}
+
+func TestTableForgetsTheLeastRecentlyUsedOfAFullSet(t *testing.T) {
+	table := NewTable(1)
+	require.Equal(t, 1, table.Sets())
+	for i := range 7 {
+		table.Insert(uint64(i), NewTableEntry(fmt.Sprint(i), int64(10+(i+3)%7))) // 4 is the oldest, then 5
+	}
+	table.Insert(100, NewTableEntry("a", 100))
+	require.False(t, table.Find(4, "4"))
+	require.True(t, table.Find(100, "a"))
+	table.Insert(101, NewTableEntry("b", 101))
+	require.False(t, table.Find(5, "5"))
+	for _, i := range []int{0, 1, 2, 3, 6} {
+		require.True(t, table.Find(uint64(i), fmt.Sprint(i)))
+	}
+}
+
+func TestTableReplacesAnEntryOfTheSameKey(t *testing.T) {
+	table := NewTable(1)
+	old, fresh := NewTableEntry("a", 1), NewTableEntry("a", 2)
+	table.Insert(5, old)
+	table.Insert(6, NewTableEntry("b", 1))
+	table.Insert(5, fresh)
+	require.True(t, table.Holds(5, "a", fresh))
+	table.Remove(5, old) // is not there any more
+	require.True(t, table.Holds(5, "a", fresh))
+	table.Remove(5, fresh)
+	require.False(t, table.Find(5, "a"), "the old one did not come back")
+	require.True(t, table.Find(6, "b"))
+	table.Clear()
+	require.False(t, table.Find(6, "b"))
+}
+
+func TestTableKeysOfEveryLength(t *testing.T) {
+	table := NewTable(10_000)
+	key := make([]byte, 255)
+	for i := range key {
+		key[i] = byte(i)
+		table.Insert(uint64(i)<<56, NewTableEntry(string(key[:i+1]), 1))
+	}
+	for i := range key {
+		require.True(t, table.Find(uint64(i)<<56, string(key[:i+1])), "%d bytes", i+1)
+		if i > 0 {
+			require.False(t, table.Find(uint64(i)<<56, string(key[:i])), "its prefix")
+		}
+	}
+	// A key that ends in zeros is not the one without them.
+	table.Insert(uint64(1)<<62+1, NewTableEntry("z\x00", 1))
+	require.False(t, table.Find(uint64(1)<<62+1, "z"))
+	require.False(t, table.Find(uint64(1)<<62+1, "z\x00\x00"))
+	require.True(t, table.Find(uint64(1)<<62+1, "z\x00"))
+}
+
+// Readers that race with writers see the entry of their key or none.
+func TestTableReadersNeverSeeAnothersEntry(t *testing.T) {
+	table := NewTable(1)
+	var entries []TableEntry
+	for i := range 12 { // more than a set holds
+		entries = append(entries, NewTableEntry(fmt.Sprint(i), int64(i)))
+	}
+	var stop atomic.Bool
+	var wg sync.WaitGroup
+	wrong := atomic.Int64{}
+	for range 2 {
+		wg.Go(func() {
+			for !stop.Load() {
+				for i, e := range entries {
+					key := fmt.Sprint(i)
+					if table.Find(uint64(i), key) && !table.Holds(uint64(i), key, e) && table.Find(uint64(i), key) && i >= 0 {
+						// It may leave between two looks; another's entry is never found.
+						continue
+					}
+					if table.Find(uint64(i), key+"x") {
+						wrong.Add(1)
+					}
+				}
+			}
+		})
+	}
+	for range 3000 {
+		for i, e := range entries {
+			table.Insert(uint64(i), e)
+			if i%3 == 0 {
+				table.Remove(uint64(i), e)
+			}
+		}
+	}
+	stop.Store(true)
+	wg.Wait()
+	require.Zero(t, wrong.Load())
+}

@@ -161,7 +161,7 @@ func TestDedupWindow(t *testing.T) {
 		for i, wait := range []time.Duration{0, time.Hour - 1, 1, time.Minute} {
 			time.Sleep(wait)
 			require.Equal(t, 202, send(t, b, "POST", "/v1/usage", event("c", "api", "1", "e")).status)
-			require.EqualValues(t, []int64{1, 1, 2, 2}[i], b.Total("c", "api"))
+			require.Equal(t, []int64{1, 1, 2, 2}[i], b.Total("c", "api"))
 		}
 	})
 }

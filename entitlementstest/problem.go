@@ -88,7 +88,7 @@ func flatten(err error) []error {
 }
 
 // problemStatus is a problem that a fault asks for by status.
-func problemStatus(status int, f family) problem {
+func problemStatus(status int) problem {
 	switch status {
 	case http.StatusUnauthorized:
 		return problemUnauthenticated()

@@ -194,7 +194,7 @@ func (x *exchange) problem(p problem) answer {
 // faultAnswer is the answer that a fault with Status gives in place of the
 // work's.
 func (x *exchange) faultAnswer() answer {
-	a := x.problem(problemStatus(x.fault.Status, x.family))
+	a := x.problem(problemStatus(x.fault.Status))
 	if x.fault.Gateway {
 		a.contentType = "text/html"
 		a.body = fmt.Appendf(nil, "<html><body><h1>%d</h1></body></html>", x.fault.Status)

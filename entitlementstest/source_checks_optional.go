@@ -34,7 +34,7 @@ func checkNotModified(h SourceHarness) error {
 		return errors.New("a ConditionalSource answered without a Version: it will never be asked whether anything changed")
 	}
 	if e, err := changed(first.Version); !errors.Is(err, entitlements.ErrNotModified) {
-		return fmt.Errorf("FetchChanged with the version at hand: got (%v, %v), want ErrNotModified", e, err)
+		return fmt.Errorf("FetchChanged with the version at hand: got (%v, %w), want ErrNotModified", e, err)
 	}
 	// Fetch is for who has nothing at hand, whatever was asked before.
 	e, err := h.fetch(key)

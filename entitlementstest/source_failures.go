@@ -39,7 +39,7 @@ func isClassified(failure Failure, e *entitlements.Entitlements, err error) erro
 		case errors.As(err, &found):
 			return found.error
 		case !entitlements.IsPermanent(err) || errors.Is(err, entitlements.ErrUnknownCustomer):
-			return fmt.Errorf("%v: got (%v, %v), want a Permanent error", failure, e, err)
+			return fmt.Errorf("%v: got (%v, %w), want a Permanent error", failure, e, err)
 		}
 		return nil
 	case FailRateLimited:

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"strconv"
 	"time"
@@ -42,9 +43,7 @@ func (b *Billing) SendWebhook(ctx context.Context, eventType, subscription strin
 	if v, ok := b.ledger.view(subscription, b.Now); ok {
 		payload["customer_id"] = v.customer
 	}
-	for key, value := range data {
-		payload[key] = value
-	}
+	maps.Copy(payload, data)
 	n := strconv.FormatUint(b.serial.Add(1), 10)
 	event := &webhookEvent{id: "evt_" + n, kind: eventType, subscription: subscription}
 	event.body = encode(map[string]any{

@@ -70,22 +70,20 @@ func newCache(customers int) (*cache, error) {
 // find returns the entry of a customer, or nil, and puts it back into the table
 // when that had lost it.
 func (c *cache) find(hash uint64, key string) *entry {
-	if e := c.table.find(hash, key); e != nil {
-		return e
+	e := c.table.find(hash, key)
+	if e == nil && c.table.displaced(hash) {
+		c.mu.Lock()
+		e = c.byKey[key]
+		c.mu.Unlock()
+		if e == nil {
+			e = c.ask(hash)
+		}
+		// Two keys with one hash would share a place in ristretto: the key decides.
+		if e != nil && e.is(key) {
+			c.table.insert(hash, e, true)
+		}
 	}
-	c.mu.Lock()
-	e := c.byKey[key]
-	c.mu.Unlock()
-	if e == nil {
-		e = c.ask(hash)
-	}
-	// Two keys with one hash would share a place in ristretto: the key decides.
 	if e == nil || !e.is(key) || e.gone.Load() {
-		return nil
-	}
-	c.table.insert(hash, e)
-	if e.gone.Load() {
-		c.table.remove(hash, e) // it left between the look and the insert
 		return nil
 	}
 	return e
@@ -109,12 +107,18 @@ func (c *cache) sample(key string) { c.ask(hashOf(key)) }
 func (c *cache) add(hash uint64, e *entry) *entry {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if there := c.byKey[e.key()]; there != nil {
+	if there := c.table.find(hash, e.key()); there != nil && !there.gone.Load() {
 		return there
 	}
-	if there := c.ask(hash); there != nil && there.is(e.key()) && !there.gone.Load() {
-		c.table.insert(hash, there)
-		return there
+	if c.table.displaced(hash) {
+		there := c.byKey[e.key()]
+		if there == nil {
+			there = c.ask(hash)
+		}
+		if there != nil && there.is(e.key()) && !there.gone.Load() {
+			c.table.insert(hash, there, true)
+			return there
+		}
 	}
 	// While there is room, customers leave the window in batches: one wait for
 	// many. Once there is none, one makes room for one.
@@ -124,7 +128,7 @@ func (c *cache) add(hash uint64, e *entry) *entry {
 	c.byKey[e.key()] = e
 	c.queue = append(c.queue, e)
 	c.count.Add(1)
-	c.table.insert(hash, e)
+	c.table.insert(hash, e, false)
 	return e
 }
 

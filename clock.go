@@ -117,10 +117,12 @@ func (c *clock) observe(server, sent, received time.Time) {
 		c.samples = slices.Delete(c.samples, 0, 1)
 	}
 	c.samples = append(c.samples, int64(server.Add(resolution(server)/2).Sub(middle)))
-	if median := medianOf(c.samples); median > offsetFloor || median < -offsetFloor {
-		c.offset.Store(median)
-	} else {
-		c.offset.Store(0)
+	median := medianOf(c.samples)
+	if -offsetFloor <= median && median <= offsetFloor {
+		median = 0
+	}
+	if c.offset.Swap(median) != median {
+		c.backend.Store(c.backendNow())
 	}
 }
 

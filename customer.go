@@ -130,7 +130,7 @@ func (cu Customer) All() iter.Seq2[string, Decision] {
 		}
 		p, _ := e.content()
 		now := c.clock.precise()
-		if p == nil || c.clock.closed() || e.age(now) >= c.cfg.MaxStale {
+		if e.blank() || c.clock.closed() || e.age(now) >= c.cfg.MaxStale {
 			return
 		}
 		for i := range p.grants {

@@ -33,7 +33,7 @@ func (c *Client) served(e *entry, number int, enabled bool, now int64) {
 // reconsider asks for a refresh when a denial is old enough: the customer may
 // have paid meanwhile.
 func (c *Client) reconsider(e *entry, now int64) {
-	if now >= e.denyAt.Load() && e.pending.Load() < refreshQueued {
+	if now >= e.denyAt.Load() && e.pending.Load() < refreshLoading {
 		c.refresher.want(e)
 	}
 }
@@ -63,10 +63,10 @@ func (c *Client) decide(hash uint64, customer string, number int, feature string
 		if d, ok := c.answer(e, number, feature); ok {
 			return d
 		}
-		if e.plan.Load() != nil {
+		if !e.blank() {
 			e.touch(c.clock.coarse.Load())
-			if e.pending.Load() == refreshNone {
-				c.refresher.want(e)
+			if c.loader.failedLately(e) == nil {
+				c.loader.prefetch(customer) // ahead of the refreshes: nothing answers
 			}
 			return c.byPolicy(e, feature, number, ReasonTooStale)
 		}
@@ -86,7 +86,7 @@ func (c *Client) answer(e *entry, number int, feature string) (Decision, bool) {
 			return Decision{}, false
 		}
 		now = c.clock.precise()
-		if now-e.fetched.Load() >= int64(c.cfg.MaxStale) || e.plan.Load() == nil {
+		if now-e.fetched.Load() >= int64(c.cfg.MaxStale) || e.blank() {
 			return Decision{}, false
 		}
 	}
@@ -210,7 +210,7 @@ func (c *Client) unanswered(e *entry, feature string, number int, err error) Dec
 func (c *Client) ready(ctx context.Context, customer string) (*entry, error) {
 	hash := hashOf(customer)
 	old := c.cache.find(hash, customer)
-	if old != nil && old.plan.Load() == nil {
+	if old != nil && old.blank() {
 		old = nil // being loaded for the first time
 	}
 	usable := old != nil && c.clock.precise()-old.fetched.Load() < int64(c.cfg.MaxStale)
@@ -221,6 +221,11 @@ func (c *Client) ready(ctx context.Context, customer string) (*entry, error) {
 		if n := c.loader.remembered(hash, customer); n != nil {
 			return nil, n.err
 		}
+	} else if f := c.loader.failedLately(old); f != nil {
+		if usable {
+			return old, nil
+		}
+		return old, f.err
 	}
 	loaded, err := c.loader.wait(ctx, customer, loadWaiting)
 	switch {

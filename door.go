@@ -12,9 +12,9 @@ import (
 // A door guards one backend, the Source's or the Sink's: it decides when a call
 // may be made, from how the calls before went.
 //
-// It is open while calls work. A Retry-After shuts it for that long. Some
-// failures in a row trip it: then one call at a time probes, at growing
-// intervals, until one works. Refused credentials are probed for as well, more
+// It is open while calls work. A Retry-After shuts it for that long, and then one
+// call goes first. Some failures in a row trip it: then one call at a time probes,
+// at growing intervals, until one works. Refused credentials are probed for as well, more
 // slowly: somebody may mend them without a restart.
 type door struct {
 	name  string
@@ -24,6 +24,7 @@ type door struct {
 	mu       sync.Mutex // guards the fields below
 	failures int        // in a row
 	tripped  bool
+	busy     bool // the last word was a Retry-After
 	probing  bool
 	until    int64 // precise: no call before
 	wait     *backoff.ExponentialBackOff
@@ -89,7 +90,7 @@ func (d *door) release(probe bool) {
 func (d *door) cause(now int64) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if now < d.until || d.tripped {
+	if now < d.until || d.tripped || d.busy {
 		return d.lastErr
 	}
 	return nil
@@ -106,7 +107,7 @@ func (d *door) peekLocked(now int64) (probe bool, wait int64) {
 	switch {
 	case now < d.until:
 		return false, d.until - now
-	case !d.tripped:
+	case !d.tripped && !d.busy:
 		return false, 0
 	case d.probing:
 		return false, int64(forever) // done decides
@@ -127,6 +128,7 @@ func (d *door) done(now int64, probe bool, v verdict, after time.Duration, err e
 	if probe {
 		d.probing = false
 	}
+	d.busy = v == verdictBusy
 	if v == verdictWorked {
 		d.health.Ready, d.health.LastSuccess = true, time.Now()
 		d.failures, d.budget = 0, min(d.budget+1, budgetFull)

@@ -3,8 +3,10 @@ package entitlements
 import (
 	"context"
 	"errors"
+	"fmt"
 	"iter"
 	"sync"
+	"sync/atomic"
 )
 
 // Client decides what customers may do and records what they used. Make one per
@@ -28,9 +30,9 @@ type Client struct {
 	stopLoops context.CancelCauseFunc
 	loops     sync.WaitGroup
 
-	closeOnce sync.Once
-	closed    chan struct{} // closed when Close is complete
-	closeErr  error         // written before closed is closed
+	closing  atomic.Bool
+	closed   chan struct{} // closed when Close is complete
+	closeErr error         // written before closed is closed
 }
 
 // New validates cfg, starts the background work and returns at once: it uses no
@@ -214,10 +216,10 @@ func (c *Client) Load(ctx context.Context, customer string) (*Entitlements, erro
 		return nil, err
 	}
 	e, err := c.ready(ctx, customer)
-	if e == nil {
+	if err != nil {
 		return nil, err
 	}
-	return e.export(), err
+	return e.export(), nil
 }
 
 // Warm loads many customers, at most [Config.FetchConcurrency] requests at a
@@ -260,13 +262,21 @@ func (c *Client) Flush(ctx context.Context) error {
 // Close stops taking usage, delivers what is pending until ctx ends (without a
 // deadline: 30 s), then stops everything else. It is complete when it returns:
 // no goroutine of the Client is left, unless a Source, Sink or callback ignores
-// its context. It can be called more than once, and while anything else is.
+// its context. It can be called more than once, and while anything else is; a
+// later call waits for the first, within its own ctx.
 //
 // [*UndeliveredError] says what was left: nil means that nothing was.
 func (c *Client) Close(ctx context.Context) error {
-	c.closeOnce.Do(func() { go c.shutDown(ctx) }) // owned by the Client, ends within ctx's bound
-	<-c.closed
-	return c.closeErr
+	if c.closing.CompareAndSwap(false, true) {
+		c.shutDown(ctx)
+		return c.closeErr
+	}
+	select {
+	case <-c.closed:
+		return c.closeErr
+	case <-ctx.Done():
+		return fmt.Errorf("entitlements: another call of Close is still draining: %w", ctx.Err())
+	}
 }
 
 // Stats is a moment's account. It takes time in proportion to the records that

@@ -61,6 +61,7 @@ type upkeep struct {
 	startSeq uint64     // of the fetch that brought the content
 	staleSeq uint64     // of the last Invalidate
 	failures int        // loads failed in a row
+	failed   *failure   // the last load, when it failed
 	due      int64      // guarded by refresher.mu: when the next refresh is due
 	negative *negative  // what is remembered instead of a snapshot; never changes
 }
@@ -96,10 +97,11 @@ func (e *entry) is(key string) bool {
 
 // Values of entry.pending: what the refresher has in mind for it.
 const (
-	refreshNone   uint32 = iota // nothing: it was idle when it was due, or gone
-	refreshLater                // waits in the wheel until it is due
-	refreshQueued               // is due, or being loaded
-	refreshUrgent               // was invalidated, and the reload that knows of it has not begun
+	refreshNone    uint32 = iota // nothing: it was idle when it was due, or gone
+	refreshLater                 // waits in the wheel until it is due
+	refreshLoading               // is being loaded for the refresher
+	refreshQueued                // is due
+	refreshUrgent                // was invalidated, and the reload that knows of it has not begun
 )
 
 // own is a customer's part of a snapshot. Immutable.
@@ -174,6 +176,24 @@ func (e *entry) export() *Entitlements {
 		out.Features[g.code] = grant
 	}
 	return out
+}
+
+// erased is the plan of an entry whose content was forgotten. It has no verdicts,
+// so a handle that still reads it looks closer and finds nothing.
+var erased = new(plan)
+
+// erase forgets the content.
+func (e *entry) erase() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.plan.Store(erased)
+	e.own.Store(nil)
+}
+
+// blank reports whether there is no content: not loaded yet, or forgotten.
+func (e *entry) blank() bool {
+	p := e.plan.Load()
+	return p == nil || p == erased
 }
 
 func (e *entry) age(now int64) time.Duration { return time.Duration(max(0, now-e.fetched.Load())) }

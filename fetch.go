@@ -46,7 +46,7 @@ func (l *loader) call(loads []*load, background, probe bool) {
 			return
 		}
 		if v != verdictFailed || background || probe || n == fetchAttempts || ctx.Err() != nil ||
-			!l.door.open(l.clock.precise()) || !l.door.spend(v) || !sleep(ctx, wait.NextBackOff()) {
+			!l.door.open(l.clock.precise()) || !l.door.spend(v) || !sleep(ctx, wait.NextBackOff()) || !l.pace(ctx) {
 			break
 		}
 	}
@@ -82,6 +82,7 @@ func (l *loader) attempt(ctx context.Context, slot *callSlot, loads []*load, pro
 	sets, err := protect(ctx, l.running, slot.release, func() ([]*Entitlements, error) { return l.ask(ctx, loads) })
 	received, wallReceived := l.clock.precise(), time.Now()
 	v, told := fetchVerdict(err), err
+	good := false
 	for i, ld := range loads {
 		ld.sequence, ld.sent, ld.received = sequence, sent, received
 		ld.set, ld.err = nil, err
@@ -89,14 +90,16 @@ func (l *loader) attempt(ctx context.Context, slot *callSlot, loads []*load, pro
 		case i < len(sets) && sets[i] != nil:
 			ld.set, ld.err = sets[i], l.check(ld.customer, sets[i], wallReceived)
 			l.clock.observe(sets[i].ServerTime, wallSent, wallReceived)
-			if ld.err != nil {
+			if good = good || ld.err == nil; ld.err != nil {
 				v, told = verdictFailed, ld.err
-			} else if err != nil {
-				v = verdictWorked // a batch that got through in part
 			}
 		case err == nil:
 			ld.err = ErrUnknownCustomer // absent from a batch
+			good = true
 		}
+	}
+	if good {
+		v, told = verdictWorked, nil // a batch that got through, if only in part
 	}
 	if v != verdictWorked {
 		l.stats.failures.Add(1)

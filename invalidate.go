@@ -41,11 +41,14 @@ func (l *loader) forget(customer string) {
 	hash := hashOf(customer)
 	l.mu.Lock()
 	if a := l.attempts[customer]; a != nil {
-		a.forgotten = true
+		// Who asks from here on waits for a load that began after this.
+		a.forgotten, a.staleSeq = true, l.sequence.Add(1)
 	}
 	l.mu.Unlock()
 	l.unremember(hash, customer)
-	l.cache.forget(hash, customer)
+	if e := l.cache.forget(hash, customer); e != nil {
+		e.erase()
+	}
 }
 
 // unremember drops what is remembered of a customer instead of a snapshot.

@@ -12,7 +12,15 @@ type landed struct {
 	entry     *entry        // nil when nothing is cached
 	before    *Entitlements // with subscribers only
 	err       error
+	sequence  uint64 // of the fetch
 	forgotten bool
+}
+
+// current reports whether the load knew of the entry's last Invalidate.
+func (l landed) current(e *entry) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return l.sequence > e.staleSeq
 }
 
 // negative is what is remembered of a customer instead of a snapshot.
@@ -23,48 +31,89 @@ type negative struct {
 
 // land keeps what a load learnt: a snapshot, or that there is none. It returns
 // the entry to answer from.
-func (l *loader) land(hash uint64, ld *load, err error) (e *entry, before *Entitlements, _ error) {
+func (l *loader) land(hash uint64, a *attempt, err error) (e *entry, before *Entitlements, _ error) {
+	ld := a.load
+	l.mu.Lock()
+	staleSeq, forgotten := a.staleSeq, a.forgotten
+	l.mu.Unlock()
 	switch {
 	case err == nil, errors.Is(err, ErrNotModified) && ld.prior != nil:
-		e, before = l.install(hash, ld)
+		e, before = l.install(hash, ld, staleSeq, forgotten)
 		l.unremember(hash, ld.customer)
 		return e, before, nil
-	case errors.Is(err, ErrUnknownCustomer):
-		if e := l.cache.forget(hash, ld.customer); e != nil {
-			before = e.export()
-		}
-		l.remember(hash, ld.customer, ReasonUnknownCustomer, ErrUnknownCustomer, l.cfg.NegativeTTL)
-		return nil, before, ErrUnknownCustomer
 	case errors.Is(err, ErrClosed):
 		return nil, nil, err
+	case errors.Is(err, ErrUnknownCustomer):
+		if staleSeq > ld.sequence { // it may exist by now: the reload tells
+			return l.cache.find(hash, ld.customer), nil, ErrUnknownCustomer
+		}
+		if e := l.cache.forget(hash, ld.customer); e != nil && l.watched() {
+			before = e.export()
+		}
+		l.remember(hash, ld, ReasonUnknownCustomer, ErrUnknownCustomer)
+		return nil, before, ErrUnknownCustomer
 	}
+	err = unavailable(err)
 	if e := l.cache.find(hash, ld.customer); e != nil {
-		e.mu.Lock()
-		e.failures++
-		e.mu.Unlock()
-		return e, nil, unavailable(err)
+		e.failedToLoad(ld, err, l.clock.precise(), l.cfg.NegativeTTL)
+		return e, nil, err
 	}
-	switch {
-	case errors.Is(err, errShed):
-		// It was not asked for, and may be in a moment.
-	case errors.Is(err, errShut):
-		_, wait := l.door.peek(l.clock.precise())
-		l.remember(hash, ld.customer, ReasonUnavailable, unavailable(err), time.Duration(wait))
-	default:
-		l.remember(hash, ld.customer, ReasonUnavailable, unavailable(err), l.cfg.NegativeTTL)
+	// What was not asked for, for want of room or while a probe tells, may be in a
+	// moment.
+	if ld.sequence != notSent || errors.Is(err, errShut) && !l.door.open(l.clock.precise()) {
+		l.remember(hash, ld, ReasonUnavailable, err)
 	}
-	return nil, nil, unavailable(err)
+	return nil, nil, err
+}
+
+// failedToLoad notes a failed load with the snapshot that it was to replace.
+func (e *entry) failedToLoad(ld *load, err error, now int64, remember time.Duration) {
+	if ld.sequence == notSent {
+		return
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.failures++
+	if remember > 0 {
+		e.failed = &failure{err: err, until: now + int64(remember), sequence: ld.sequence}
+	}
+}
+
+// failure is a load that failed, remembered so that it costs its callers one
+// timeout and not one each.
+type failure struct {
+	err      error
+	until    int64 // precise
+	sequence uint64
+}
+
+// failedLately is the failure that still speaks for an entry, or nil: a later
+// Invalidate wants to know anew.
+func (l *loader) failedLately(e *entry) *failure {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	f := e.failed
+	if f == nil || l.clock.precise() >= f.until || f.sequence < max(e.staleSeq, l.allStale.Load()) {
+		return nil
+	}
+	return f
 }
 
 // remember notes that there is nothing, for NegativeTTL at most.
-func (l *loader) remember(hash uint64, customer string, reason Reason, err error, within time.Duration) {
-	if l.cfg.NegativeTTL < 0 {
+func (l *loader) remember(hash uint64, ld *load, reason Reason, err error) {
+	within, now := l.cfg.NegativeTTL, l.clock.precise()
+	if ld.sequence == notSent {
+		if _, wait := l.door.peek(now); wait < int64(within) {
+			within = time.Duration(wait) // it is asked for again when the door opens
+		}
+	}
+	if within <= 0 {
 		return
 	}
-	e := newEntry(customer, l.clock.coarse.Load())
-	e.negative, e.startSeq = &negative{reason: reason, err: err}, l.sequence.Load()
-	e.until.Store(l.clock.precise() + int64(min(within, l.cfg.NegativeTTL)))
-	l.absent.insert(hash, e)
+	e := newEntry(ld.customer, l.clock.coarse.Load())
+	e.negative, e.startSeq = &negative{reason: reason, err: err}, ld.sequence
+	e.until.Store(now + int64(within))
+	l.absent.insert(hash, e, false)
 }
 
 // remembered is what is remembered of a customer instead of a snapshot, or nil.
@@ -80,20 +129,31 @@ func (l *loader) remembered(hash uint64, customer string) *negative {
 	return e.negative
 }
 
-// install makes an answer what readers see.
-func (l *loader) install(hash uint64, ld *load) (*entry, *Entitlements) {
+// install makes an answer what readers see. staleSeq is of an Invalidate that
+// came while it was fetched. A customer that was forgotten meanwhile gets an
+// entry of its own, for those who wait.
+func (l *loader) install(hash uint64, ld *load, staleSeq uint64, forgotten bool) (*entry, *Entitlements) {
 	for {
-		e := l.cache.find(hash, ld.customer)
+		var e *entry
+		if !forgotten {
+			e = l.cache.find(hash, ld.customer)
+		}
 		if e == nil {
 			// First where it can be found, then its content: an account that is opened
 			// meanwhile finds the entry, one that was opened before is found below.
-			e = l.cache.add(hash, newEntry(ld.customer, l.clock.coarse.Load()))
+			e = newEntry(ld.customer, l.clock.coarse.Load())
+			if forgotten {
+				e.gone.Store(true)
+			} else {
+				e = l.cache.add(hash, e)
+			}
 		}
 		e.mu.Lock()
-		if e.gone.Load() {
+		if e.gone.Load() && !forgotten {
 			e.mu.Unlock()
 			continue // it made room just now: a new one takes its place
 		}
+		e.staleSeq = max(e.staleSeq, staleSeq)
 		before := l.installLocked(hash, e, ld)
 		e.mu.Unlock()
 		return e, before
@@ -101,6 +161,7 @@ func (l *loader) install(hash uint64, ld *load) (*entry, *Entitlements) {
 }
 
 func (l *loader) installLocked(hash uint64, e *entry, ld *load) (before *Entitlements) {
+	e.fetched.Store(ld.sent)
 	if ld.set == nil && e.plan.Load() == nil {
 		p, o := ld.prior.content() // not modified, and evicted meanwhile
 		e.storeLocked(p, l.settleOwn(hash, e, p, o, nil, nil))
@@ -116,8 +177,7 @@ func (l *loader) installLocked(hash uint64, e *entry, ld *load) (before *Entitle
 		}
 		e.storeLocked(p, l.settleOwn(hash, e, p, l.newOwn(p, ld), oldPlan, oldOwn))
 	}
-	e.startSeq, e.failures = ld.sequence, 0
-	e.fetched.Store(ld.sent)
+	e.startSeq, e.failures, e.failed = ld.sequence, 0, nil
 	e.denyAt.Store(ld.sent + int64(l.cfg.DenyTTL))
 	if max(e.staleSeq, l.allStale.Load()) > e.startSeq {
 		e.staleAt.Store(0)

@@ -62,7 +62,8 @@ type load struct {
 	class    loadClass
 	prior    *entry // what was cached when it was queued, nil for nothing
 
-	started bool // guarded by loader.mu
+	queued  bool // guarded by loader.mu
+	started bool // guarded by loader.mu: served, or withdrawn
 	done    chan struct{}
 
 	// Written before done is closed.
@@ -84,8 +85,12 @@ type attempt struct {
 // landing is what a load leaves for those who wait for it.
 type landing struct {
 	entry    *entry // nil with an error
-	sequence uint64
+	sequence uint64 // of the fetch; notSent when there was none
 }
+
+// notSent is the sequence of a load that never reached the Source: what it says
+// is about now.
+const notSent = math.MaxUint64
 
 const (
 	// maxQueued bounds the loads of callers that are not background refreshes.
@@ -101,13 +106,15 @@ const (
 var (
 	errShed = errors.New("entitlements: too many loads are queued")
 	errShut = errors.New("entitlements: the source fails and is not asked for now")
+
+	errQueued = errors.New("entitlements: too many loads were ahead for Config.FetchTimeout")
 )
 
 func newLoader(cfg *Config, clock *clock, cache *cache, books *books, running *running, features *featureIndex) *loader {
 	l := &loader{
 		cfg: cfg, clock: clock, cache: cache, books: books, running: running,
 		door:     newDoor("source", clock, cfg.Logger),
-		absent:   newTable(min(cfg.MaxCustomers, maxAbsent)),
+		absent:   newTable(min(max(cfg.MaxCustomers, 1024), maxAbsent)),
 		plans:    newPlans(features),
 		attempts: make(map[string]*attempt),
 	}
@@ -116,18 +123,18 @@ func newLoader(cfg *Config, clock *clock, cache *cache, books *books, running *r
 	return l
 }
 
-// wait loads a customer for a caller that waits. What it gets was fetched after
-// every Invalidate that came before the call.
+// wait loads a customer for a caller that waits. What it gets, an error too, was
+// fetched after every Invalidate that came before the call.
 func (l *loader) wait(ctx context.Context, customer string, class loadClass) (*entry, error) {
 	need := l.staleBefore(customer)
 	for {
-		l.promote(customer, class)
+		l.join(customer, class)
 		got, err := l.flights.do(ctx, customer, func() (landing, error) { return l.run(customer, class) })
-		if err != nil {
+		if ctx.Err() != nil && err != nil {
 			return nil, err
 		}
 		if got.sequence > need {
-			return got.entry, nil
+			return got.entry, err
 		}
 		// It began before the Invalidate. Ask for the one after it.
 	}
@@ -138,21 +145,44 @@ func (l *loader) start(customer string, class loadClass) {
 	l.flights.start(customer, func() (landing, error) { return l.run(customer, class) })
 }
 
-// prefetch begins a load of a customer that is not cached. It reports false when
-// too many are queued already.
+// prefetch begins a load of a customer that is not cached, unless one is under
+// way. It reports false when too many are queued already.
 func (l *loader) prefetch(customer string) bool {
 	l.mu.Lock()
-	under := l.attempts[customer] != nil
-	full := !under && l.fullLocked()
+	full := l.attempts[customer] == nil && l.fullLocked()
 	l.mu.Unlock()
 	if full {
 		l.stats.shed.Add(1)
 		return false
 	}
-	if !under {
+	if l.join(customer, loadCold) {
 		l.start(customer, loadCold)
 	}
 	return true
+}
+
+// join makes the attempt of a customer, or moves the one that is queued ahead
+// when a caller with a better claim joins it. It reports whether it made one.
+func (l *loader) join(customer string, class loadClass) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	a := l.attempts[customer]
+	if a == nil {
+		l.attempts[customer] = newAttempt(customer, class)
+		return true
+	}
+	if ld := a.load; !ld.started && class < ld.class {
+		ld.class = class
+		if ld.queued {
+			// It stays in its old queue too, and is passed over there.
+			l.queues[class] = append(l.queues[class], ld)
+		}
+	}
+	return false
+}
+
+func newAttempt(customer string, class loadClass) *attempt {
+	return &attempt{load: &load{customer: customer, class: class, sequence: notSent, done: make(chan struct{})}}
 }
 
 // loading reports whether a load of the customer is under way.
@@ -179,35 +209,28 @@ func (l *loader) staleBefore(customer string) uint64 {
 	return need
 }
 
-// promote moves a queued load ahead, when a caller who waits joins it.
-func (l *loader) promote(customer string, class loadClass) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	a := l.attempts[customer]
-	if a == nil || a.load.started || a.load.class <= class {
-		return
-	}
-	// It stays in its old queue too, and is passed over there.
-	a.load.class = class
-	l.queues[class] = append(l.queues[class], a.load)
-}
-
 // run is one flight: it waits for its turn, fetches, and keeps what it learnt.
 func (l *loader) run(customer string, class loadClass) (landing, error) {
 	if !l.running.begin() {
-		return landing{}, ErrClosed
+		return landing{sequence: notSent}, ErrClosed
 	}
 	defer l.running.end()
 
 	hash := hashOf(customer)
-	ld := &load{customer: customer, class: class, prior: l.cache.find(hash, customer), done: make(chan struct{})}
-	a := &attempt{load: ld}
-	err := l.enqueue(a)
-	if err == nil {
-		<-ld.done
-		err = ld.err
+	l.mu.Lock()
+	a := l.attempts[customer]
+	if a == nil {
+		a = newAttempt(customer, class)
+		l.attempts[customer] = a
 	}
-	e, before, err := l.land(hash, ld, err)
+	l.mu.Unlock()
+	ld := a.load
+	ld.prior = l.cache.find(hash, customer)
+	err := l.enqueue(ld)
+	if err == nil {
+		err = l.turn(ld)
+	}
+	e, before, err := l.land(hash, a, err)
 
 	// An Invalidate or Forget that came before this found the attempt, one that
 	// comes after it finds the entry.
@@ -226,32 +249,92 @@ func (l *loader) run(customer string, class loadClass) (landing, error) {
 	case staleSeq > ld.sequence:
 		l.unremember(hash, customer) // what it found may be over
 	}
-	l.landed(landed{customer: customer, entry: e, before: before, err: err, forgotten: forgotten})
-	if err != nil {
-		return landing{}, err
+	l.landed(landed{customer: customer, entry: e, before: before, err: err, sequence: ld.sequence, forgotten: forgotten})
+	return landing{entry: e, sequence: ld.sequence}, err
+}
+
+// turn waits until a load has been served. A caller who waits does so no longer
+// than one load may take before its turn has come, and nobody after Close.
+func (l *loader) turn(ld *load) error {
+	timer := time.NewTimer(l.cfg.FetchTimeout)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ld.done:
+			return ld.err
+		case <-timer.C:
+			if l.withdraw(ld, loadWaiting) {
+				return errQueued
+			}
+			timer.Reset(l.cfg.FetchTimeout)
+		case <-l.running.context.Done():
+			if l.withdraw(ld, loadRefresh) {
+				return ErrClosed
+			}
+			<-ld.done // its call ends with the same context
+			return ld.err
+		}
 	}
-	return landing{entry: e, sequence: ld.sequence}, nil
+}
+
+// withdraw takes a load that has not started out of its queue, when it is of this
+// class or better.
+func (l *loader) withdraw(ld *load, class loadClass) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if ld.started || ld.class > class {
+		return false
+	}
+	ld.started = true // so that its queue passes it over
+	return true
 }
 
 // enqueue queues a load, or says at once why it can't be.
-func (l *loader) enqueue(a *attempt) error {
+func (l *loader) enqueue(ld *load) error {
 	now := l.clock.precise()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.attempts[a.load.customer] = a
 	if l.clock.closed() {
 		return ErrClosed
 	}
-	if !l.door.open(now) {
+	if _, wait := l.door.peek(now); wait > 0 && !patient(ld.class, wait) {
 		return l.shutError(now)
 	}
-	if a.load.class != loadRefresh && l.fullLocked() {
+	if ld.class != loadRefresh && l.fullLocked() && !l.displaceLocked(ld.class) {
 		l.stats.shed.Add(1)
 		return errShed
 	}
-	l.queues[a.load.class] = append(l.queues[a.load.class], a.load)
+	ld.queued = true
+	l.queues[ld.class] = append(l.queues[ld.class], ld)
 	l.dispatchLocked(now)
 	return nil
+}
+
+// patient reports whether a load should wait for a shut door: a caller's who
+// waits, when a probe is under way that will tell in a moment.
+func patient(class loadClass, wait int64) bool {
+	return class == loadWaiting && wait == int64(forever)
+}
+
+// displaceLocked makes room for a caller who waits at the cost of the newest load
+// that nobody waits for.
+func (l *loader) displaceLocked(class loadClass) bool {
+	cold := l.queues[loadCold]
+	if class != loadWaiting {
+		return false
+	}
+	for len(cold) > 0 {
+		last := cold[len(cold)-1]
+		cold[len(cold)-1], cold = nil, cold[:len(cold)-1]
+		l.queues[loadCold] = cold
+		if !last.started && last.class == loadCold {
+			last.started = true
+			l.stats.shed.Add(1)
+			finish([]*load{last}, errShed)
+			return true
+		}
+	}
+	return false
 }
 
 func (l *loader) shutError(now int64) error {
@@ -265,22 +348,26 @@ func (l *loader) fullLocked() bool {
 	return len(l.queues[loadWaiting])+len(l.queues[loadCold]) >= maxQueued
 }
 
-// roomForRefresh is how many refreshes could start now.
-func (l *loader) roomForRefresh(now int64) int {
+// roomForRefresh is how many refreshes could start now, and when to ask again if
+// none could.
+func (l *loader) roomForRefresh(now int64) (room int, wait int64) {
 	probing, wait := l.door.peek(now)
 	if wait > 0 {
-		return 0
+		return 0, min(wait, int64(l.clock.tick))
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	room := l.refreshLimit()
+	if now < l.paceAt {
+		return 0, l.paceAt - now
+	}
+	room = l.refreshLimit()
 	switch {
-	case probing:
-		room = 1
+	case probing || l.cfg.FetchRate > 0:
+		room = 1 // and what it leaves in the queue would be late there, unseen
 	case l.batches != nil:
 		room *= maxBatch
 	}
-	return max(0, room-l.busyBack-len(l.queues[loadRefresh]))
+	return max(0, room-l.busyBack-len(l.queues[loadRefresh])), int64(l.clock.tick)
 }
 
 func (l *loader) refreshLimit() int { return max(1, l.cfg.FetchConcurrency/2) }
@@ -300,14 +387,18 @@ func (l *loader) dispatchLocked(now int64) {
 		probe, wait := l.door.admit(now)
 		if wait > 0 {
 			// It shut while they were queued. Refreshes come again by themselves.
-			l.failQueuedLocked(l.shutError(now))
+			for class := range loadClasses {
+				if !patient(class, wait) {
+					finish(l.takeLocked(class, class, math.MaxInt), l.shutError(now))
+				}
+			}
 			return
 		}
 		most := 1
 		if l.batches != nil && !probe {
 			most = maxBatch
 		}
-		loads := l.takeLocked(class, most)
+		loads := l.takeLocked(class, loadClasses-1, most)
 		background := class == loadRefresh
 		l.busy++
 		if background {
@@ -339,10 +430,10 @@ func (l *loader) nextClassLocked() loadClass {
 	return loadClasses
 }
 
-// takeLocked takes up to most loads, this class first, then the later ones.
-func (l *loader) takeLocked(class loadClass, most int) []*load {
+// takeLocked takes up to most loads of the classes from first to last.
+func (l *loader) takeLocked(first, last loadClass, most int) []*load {
 	var loads []*load
-	for ; class < loadClasses && len(loads) < most; class++ {
+	for class := first; class <= last && len(loads) < most; class++ {
 		q := l.queues[class]
 		for len(q) > 0 && len(loads) < most {
 			ld := q[0]
@@ -357,33 +448,32 @@ func (l *loader) takeLocked(class loadClass, most int) []*load {
 	return loads
 }
 
-func (l *loader) failQueuedLocked(err error) {
-	for class := range loadClasses {
-		loads := l.takeLocked(class, math.MaxInt)
-		finish(loads, err)
-	}
-}
-
 // paceLocked dispatches again when the rate allows the next call.
 func (l *loader) paceLocked(wait int64) {
 	if l.pacing {
 		return
 	}
 	l.pacing = true
-	timer := time.NewTimer(time.Duration(wait))
-	if !l.running.start(func() {
-		select {
-		case <-timer.C:
-		case <-l.running.context.Done():
-			timer.Stop()
-		}
+	l.running.start(func() { // once closed, nothing waits any more: see turn
+		sleep(l.running.context, time.Duration(wait))
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		l.pacing = false
 		l.dispatchLocked(l.clock.precise())
-	}) {
-		l.failQueuedLocked(ErrClosed)
+	})
+}
+
+// pace waits for the rate limit before a retry, as a call of its own.
+func (l *loader) pace(ctx context.Context) bool {
+	if l.cfg.FetchRate == 0 {
+		return true
 	}
+	l.mu.Lock()
+	now := l.clock.precise()
+	at := max(now, l.paceAt)
+	l.paceAt = at + int64(float64(time.Second)/l.cfg.FetchRate)
+	l.mu.Unlock()
+	return sleep(ctx, time.Duration(at-now))
 }
 
 func (l *loader) returnLocked(background bool) {

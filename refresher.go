@@ -43,13 +43,9 @@ func newRefresher(cfg *Config, clock *clock, l *loader) *refresher {
 func (r *refresher) want(e *entry) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if e.pending.Load() >= refreshQueued || e.gone.Load() {
-		return
+	if e.pending.Load() < refreshLoading && !e.gone.Load() {
+		r.queueLocked(e, refreshQueued)
 	}
-	e.pending.Store(refreshQueued)
-	e.due = r.clock.precise()
-	r.ready = append(r.ready, e)
-	r.nudge()
 }
 
 // hurry is want for an entry that was invalidated: it goes first, and is queued
@@ -57,12 +53,21 @@ func (r *refresher) want(e *entry) {
 func (r *refresher) hurry(e *entry) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if e.pending.Load() == refreshUrgent || e.gone.Load() {
-		return
+	if e.pending.Load() != refreshUrgent && !e.gone.Load() {
+		r.queueLocked(e, refreshUrgent)
 	}
-	e.pending.Store(refreshUrgent)
+}
+
+// queueLocked puts an entry into the queue of its new state. A place that it has
+// in the other queue, or in the wheel, no longer counts: see take and step.
+func (r *refresher) queueLocked(e *entry, state uint32) {
+	e.pending.Store(state)
 	e.due = r.clock.precise()
-	r.urgent = append(r.urgent, e)
+	if state == refreshUrgent {
+		r.urgent = append(r.urgent, e)
+	} else {
+		r.ready = append(r.ready, e)
+	}
 	r.nudge()
 }
 
@@ -80,43 +85,48 @@ func (r *refresher) landed(l landed) {
 	if e == nil || l.forgotten {
 		return
 	}
-	if errors.Is(l.err, errShut) {
-		// It was not asked for: its turn comes when the door opens.
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		if e.pending.Load() != refreshUrgent {
-			e.pending.Store(refreshQueued)
-			r.ready = append(r.ready, e)
-		}
-		return
-	}
-	now := r.clock.precise()
 	e.mu.Lock()
 	failures, fetched := e.failures, e.fetched.Load()
-	stale := e.staleSeq > e.startSeq
+	stale, allStale := e.staleSeq > e.startSeq, r.loader.allStale.Load() > e.startSeq
 	e.mu.Unlock()
+	now := r.clock.precise()
+	failed := l.err != nil
 	var due int64
 	switch {
-	case l.err != nil:
-		wait := newBackOff(min(r.cfg.TTL, 10*time.Second)/2, max(r.cfg.TTL, time.Minute))
-		pause := wait.NextBackOff()
-		for range min(failures-1, 10) {
-			pause = wait.NextBackOff()
-		}
-		due = now + int64(pause)
-		e.denyAt.Store(due)
-	case stale:
+	case stale && (!failed || !l.current(e)):
 		r.hurry(e)
 		return
+	case failed:
+		due = now + int64(r.pause(failures))
+		e.denyAt.Store(due)
+	case allStale:
+		due = now + rand.Int64N(int64(r.cfg.TTL)/2)
 	default:
-		// Up to 15 % early, so that processes that started together drift apart and
-		// the age stays below TTL.
-		due = fetched + int64(float64(r.cfg.TTL)*(1-0.15*rand.Float64()))
+		// Up to 15 % early, so that processes that started together drift apart, and
+		// a slot, so that the age stays below TTL.
+		due = fetched + int64(float64(int64(r.cfg.TTL)-r.wheel.width)*(1-0.15*rand.Float64()))
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.planLocked(e, due)
-	r.nudge()
+	switch state := e.pending.Load(); {
+	case state == refreshUrgent, errors.Is(l.err, errShut) && state != refreshLoading:
+		// It has its place already.
+	case errors.Is(l.err, errShut):
+		r.queueLocked(e, refreshQueued) // its turn comes when the door opens
+	default:
+		r.planLocked(e, due)
+		r.nudge()
+	}
+}
+
+// pause is how long a customer rests whose loads failed this often in a row.
+func (r *refresher) pause(failures int) time.Duration {
+	wait := newBackOff(min(r.cfg.TTL, 10*time.Second)/2, max(r.cfg.TTL, time.Minute))
+	pause := wait.NextBackOff()
+	for range min(failures-1, 10) {
+		pause = wait.NextBackOff()
+	}
+	return pause
 }
 
 func (r *refresher) planLocked(e *entry, due int64) {
@@ -166,7 +176,8 @@ func (r *refresher) step() (wait int64) {
 	})
 	wait = r.wheel.wait(now)
 	r.mu.Unlock()
-	for room := r.loader.roomForRefresh(now); room > 0; room-- {
+	room, again := r.loader.roomForRefresh(now)
+	for ; room > 0; room-- {
 		e := r.take(now)
 		if e == nil {
 			return wait
@@ -176,9 +187,11 @@ func (r *refresher) step() (wait int64) {
 			r.loader.start(e.key(), loadRefresh)
 		}
 	}
-	if r.behind(now) > 0 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.urgent)+len(r.ready) > 0 {
 		// No room: a load that lands nudges, a door that opens does not.
-		wait = min(wait, int64(r.clock.tick))
+		wait = min(wait, again)
 	}
 	return wait
 }
@@ -189,9 +202,9 @@ func (r *refresher) take(now int64) *entry {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for {
-		queue := &r.urgent
+		queue, state := &r.urgent, refreshUrgent
 		if len(*queue) == 0 {
-			queue = &r.ready
+			queue, state = &r.ready, refreshQueued
 		}
 		if len(*queue) == 0 {
 			return nil
@@ -199,13 +212,12 @@ func (r *refresher) take(now int64) *entry {
 		e := (*queue)[0]
 		(*queue)[0], *queue = nil, (*queue)[1:]
 		switch {
-		case e.gone.Load():
-		case queue == &r.ready && r.idle(e, now):
+		case e.gone.Load() || e.pending.Load() != state:
+			// It left, or has another place by now.
+		case state == refreshQueued && r.idle(e, now):
 			e.pending.Store(refreshNone)
-		case queue == &r.ready && e.pending.Load() == refreshUrgent:
-			// It is in both; the other one goes first.
 		default:
-			e.pending.Store(refreshQueued)
+			e.pending.Store(refreshLoading)
 			return e
 		}
 	}
@@ -220,13 +232,12 @@ func (r *refresher) behind(now int64) time.Duration {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	late := int64(0)
-	if len(r.urgent) > 0 {
-		late = now - r.urgent[0].due
-	}
-	for _, e := range r.ready {
-		if !e.gone.Load() && !r.idle(e, now) {
-			late = max(late, now-e.due)
-			break
+	for state, queue := range map[uint32][]*entry{refreshUrgent: r.urgent, refreshQueued: r.ready} {
+		for _, e := range queue {
+			if e.pending.Load() == state && !e.gone.Load() && !r.idle(e, now) {
+				late = max(late, now-e.due)
+				break
+			}
 		}
 	}
 	return time.Duration(late)
@@ -248,7 +259,7 @@ func (r *refresher) spreadOut(now int64) {
 		}
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		if e.pending.Load() < refreshQueued {
+		if e.pending.Load() < refreshLoading {
 			r.planLocked(e, now+rand.Int64N(int64(r.cfg.TTL)/2))
 		}
 	})

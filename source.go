@@ -11,7 +11,8 @@ import (
 // Fetch makes one attempt to load everything that customer may do. It must
 // honour ctx, whose deadline is [Config.FetchTimeout]; only the Client retries.
 // It is called by several goroutines at once, at most
-// [Config.FetchConcurrency], and never twice at the same time for one customer.
+// [Config.FetchConcurrency], and never twice at the same time for one customer
+// unless the first call ignored the end of its context.
 //
 // What its error says decides what happens next:
 //   - [ErrUnknownCustomer]: the customer does not exist. It is denied whatever

@@ -12,8 +12,10 @@ import (
 // It is set-associative. A set is one cache line: a word of seven tags and seven
 // pointers. A look-up hashes to a set, compares all tags at once, and follows a
 // pointer only where a tag matches, so that it touches the set, the entry and
-// the key: what any hash table must touch. A full set forgets its least recently
-// used entry; whoever needs that one finds it in the cache behind.
+// the key: what any hash table must touch. A full set displaces its least recently
+// used entry; whoever needs that one finds it in the cache behind. The set counts
+// those that it has displaced and that are still cached, so that a miss in a set
+// that has none is a miss for good.
 //
 // Readers take no lock. They may see a tag without its pointer or the other way
 // round; the key decides.
@@ -31,10 +33,17 @@ const (
 
 	lowBits  = 0x0101010101010101
 	highBits = 0x8080808080808080
+
+	displacedShift = 8 * setWays
+	displacedOne   = 1 << displacedShift
+	displacedMost  = 0x7f // and then it stays: the set is searched behind for good
 )
 
 type set struct {
-	tags  atomic.Uint64 // byte i belongs to slot i; 0 is empty
+	// tags has a byte for each slot, 0 for an empty one, and in the highest byte the
+	// number of displaced entries. A tag has its high bit set and that number has
+	// not, so a look-up never takes one for the other.
+	tags  atomic.Uint64
 	slots [setWays]atomic.Pointer[entry]
 }
 
@@ -65,48 +74,73 @@ func (t *table) find(hash uint64, key string) *entry {
 	return nil
 }
 
-// insert puts e in. Another entry of the same key gives way, then an empty slot
-// is taken, then the slot of the entry that was used least recently.
-func (t *table) insert(hash uint64, e *entry) {
+// displaced reports whether an entry of the hash's set may be found behind the
+// table although the table does not have it.
+func (t *table) displaced(hash uint64) bool {
+	return t.sets[t.index(hash)].tags.Load()>>displacedShift != 0
+}
+
+// insert puts e in, unless it has left the cache. Another entry of the same key
+// gives way, then an empty slot is taken, then the slot of the entry that was
+// used least recently. again says that e was displaced earlier.
+func (t *table) insert(hash uint64, e *entry, again bool) {
 	i := t.index(hash)
 	s := &t.sets[i]
-	key := e.key()
 	mu := &t.mu[i%uint64(len(t.mu))]
 	mu.Lock()
 	defer mu.Unlock()
-	tags := s.tags.Load()
-	way, oldest := -1, int64(closedTime)
+	if e.gone.Load() {
+		return // remove has been here, or comes next and counts
+	}
+	key, tags := e.key(), s.tags.Load()
+	const empty, same = -1, -2 // better than any that is used
+	way, age := 0, int64(closedTime)
 	for w := range s.slots {
 		other := s.slots[w].Load()
 		switch {
+		case other == e:
+			return
 		case other == nil:
-			if oldest != -1 {
-				way, oldest = w, -1
+			if age > empty {
+				way, age = w, empty
 			}
 		case other.is(key):
-			s.slots[w].Store(e)
-			return
-		case other.lastUse.Load() <= oldest:
-			way, oldest = w, other.lastUse.Load()
+			way, age = w, same // it has left the cache, and remove comes next and counts
+		case other.lastUse.Load() < age:
+			way, age = w, other.lastUse.Load()
+		}
+	}
+	displaced := tags >> displacedShift
+	if displaced < displacedMost {
+		if again && displaced > 0 {
+			displaced--
+		}
+		if age != empty {
+			displaced++
 		}
 	}
 	s.slots[way].Store(e)
-	s.tags.Store(tags&^(0xff<<(8*way)) | tagOf(hash)<<(8*way))
+	s.tags.Store(tags&^(0xff<<(8*way))&(displacedOne-1) | tagOf(hash)<<(8*way) | displaced<<displacedShift)
 }
 
-// remove takes e out, if it is there.
+// remove takes out an entry that left the cache. One that is not there was
+// displaced.
 func (t *table) remove(hash uint64, e *entry) {
 	i := t.index(hash)
 	s := &t.sets[i]
 	mu := &t.mu[i%uint64(len(t.mu))]
 	mu.Lock()
 	defer mu.Unlock()
+	tags := s.tags.Load()
 	for w := range s.slots {
 		if s.slots[w].Load() == e {
-			s.tags.Store(s.tags.Load() &^ (0xff << (8 * w)))
+			s.tags.Store(tags &^ (0xff << (8 * w)))
 			s.slots[w].Store(nil)
 			return
 		}
+	}
+	if displaced := tags >> displacedShift; displaced > 0 && displaced < displacedMost {
+		s.tags.Store(tags - displacedOne)
 	}
 }
 

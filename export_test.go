@@ -1,0 +1,74 @@
+package entitlements
+
+import "time"
+
+// SamePlan reports whether two cached customers share one plan.
+func SamePlan(c *Client, a, b string) bool {
+	return c.cache.find(hashOf(a), a).plan.Load() == c.cache.find(hashOf(b), b).plan.Load()
+}
+
+// Table is the table with hashes of the test's choice.
+type Table struct{ t *table }
+
+func NewTable(customers int) Table { return Table{newTable(customers)} }
+
+func (t Table) Sets() int                         { return len(t.t.sets) }
+func (t Table) Clear()                            { t.t.clear() }
+func (t Table) Insert(hash uint64, e TableEntry)  { t.t.insert(hash, e.e, false) }
+func (t Table) Remove(hash uint64, e TableEntry)  { t.t.remove(hash, e.e) }
+func (t Table) Find(hash uint64, key string) bool { return t.t.find(hash, key) != nil }
+
+// KeyOf is the key of what is found for key, "" for nothing.
+func (t Table) KeyOf(hash uint64, key string) string {
+	if e := t.t.find(hash, key); e != nil {
+		return e.key()
+	}
+	return ""
+}
+
+// Holds reports whether key is found as this very entry.
+func (t Table) Holds(hash uint64, key string, e TableEntry) bool { return t.t.find(hash, key) == e.e }
+
+type TableEntry struct{ e *entry }
+
+func NewTableEntry(key string, lastUse int64) TableEntry { return TableEntry{newEntry(key, lastUse)} }
+
+// Wheel is a wheel of entries that tests name by number.
+type Wheel struct {
+	w       *wheel
+	entries map[*entry]int
+}
+
+func NewWheel(width, now time.Duration) *Wheel {
+	return &Wheel{newWheel(int64(width), int64(now)), make(map[*entry]int)}
+}
+
+func (w *Wheel) Put(n int, due time.Duration) {
+	e := newEntry("", 0)
+	w.entries[e] = n
+	w.w.put(e, int64(due))
+}
+
+func (w *Wheel) Drain(now time.Duration) (due []int) {
+	w.w.drain(int64(now), func(t timed) { due = append(due, w.entries[t.entry]) })
+	return due
+}
+
+func (w *Wheel) Wait(now time.Duration) time.Duration { return time.Duration(w.w.wait(int64(now))) }
+
+const WheelSlots = wheelSlots
+
+// Offset is what a clock takes for the backend's offset after these answers.
+func Offset(server, sent, received []time.Time) time.Duration {
+	c := newClock(30 * time.Second)
+	for i := range server {
+		c.observe(server[i], sent[i], received[i])
+	}
+	return time.Duration(c.offset.Load())
+}
+
+// Tick is the tick of the coarse clock at a TTL.
+func Tick(ttl time.Duration) time.Duration { return newClock(ttl).tick }
+
+func Nanos(t time.Time) int64     { return nanos(t) }
+func FromNanos(n int64) time.Time { return fromNanos(n) }

@@ -18,8 +18,15 @@ type books struct {
 		accounts map[string]*account
 	}
 	entryOf func(hash uint64, customer string) *entry // the cached entry, or nil
-	lagging atomic.Bool                               // an answer has been older than its fetch
+	reads   atomic.Int32                              // whether answers can be older than their fetch
 }
+
+// Values of books.reads. Until the first answer nobody knows.
+const (
+	readsUnknown int32 = iota
+	readsNow           // no answer has told AsOf
+	readsMayLag
+)
 
 func newBooks(entryOf func(uint64, string) *entry) *books {
 	b := &books{entryOf: entryOf}

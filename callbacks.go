@@ -62,7 +62,7 @@ func (c *callbacks) run() {
 // own, so that ending it (runtime.Goexit) ends no other callback.
 func (c *callbacks) call(f func()) {
 	done := make(chan struct{})
-	go func() { // owned by run, which waits for it
+	go c.running.abroad(func() { // owned by run, which waits for it
 		defer close(done)
 		defer func() {
 			if p := recover(); p != nil {
@@ -70,7 +70,7 @@ func (c *callbacks) call(f func()) {
 			}
 		}()
 		f()
-	}()
+	})
 	<-done
 }
 

@@ -27,13 +27,6 @@ func (c *Client) shutDown(ctx context.Context) {
 	c.stopLoops(ErrClosed)
 	c.loops.Wait() // ours: they look at nothing but their context
 
-	// Callees that honour their context need a moment to notice that it ended,
-	// even when Close was given none.
-	var cancel context.CancelFunc
-	if ctx.Err() != nil {
-		ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), grace)
-		defer cancel()
-	}
 	left := c.running.wait(ctx)
 	c.cache.close()
 	if left > 0 {

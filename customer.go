@@ -107,7 +107,7 @@ func (cu Customer) Track(f Feature, n int64) {
 			return
 		}
 	}
-	c.usage.add(&Usage{Customer: cu.key, Feature: f.code, Quantity: n}, nil)
+	_ = c.usage.add(&Usage{Customer: cu.key, Feature: f.code, Quantity: n}, nil)
 }
 
 // All is every feature that the customer's plan has, in the order of their codes,

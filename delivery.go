@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
@@ -49,23 +50,28 @@ func (b *batcher) dispatch(ctx context.Context, now int64) (wait int64) {
 			return wait
 		}
 		d, wait := b.nextLocked(now, probe)
+		if d != nil {
+			b.flying[d] = struct{}{}
+			b.busy++
+		}
+		expired, doubtful := b.expired, b.doubtful
+		b.expired, b.doubtful = nil, nil
+		b.mu.Unlock()
+		b.settle(doubtful, settlement{state: pieceLost, inDoubt: true, err: errInDoubt})
+		b.settle(expired, settlement{state: pieceLost, dead: true, err: errExpired})
 		if d == nil {
-			b.mu.Unlock()
 			b.door.release(probe)
 			return wait
 		}
-		b.flying[d] = struct{}{}
-		b.busy++
-		b.mu.Unlock()
 		if !b.running.start(func() { b.deliver(ctx, d, probe) }) {
 			return int64(forever) // closed: what flies is settled by close
 		}
 	}
 }
 
-// nextLocked takes the next delivery: what is due again, then what travels
-// alone, then a new batch of what was gathered. A probe takes the oldest of what
-// failed, due or not, so that an outage is probed by one batch.
+// nextLocked takes the next delivery: what is due again, then in turn a record
+// that travels alone and a new batch of what was gathered. A probe takes the
+// first of what failed, due or not, so that an outage is probed by one batch.
 func (b *batcher) nextLocked(now int64, probe bool) (*delivery, int64) {
 	if now < b.paceAt {
 		return nil, b.paceAt - now
@@ -84,6 +90,9 @@ func (b *batcher) nextLocked(now int64, probe bool) (*delivery, int64) {
 			return d, 0
 		}
 	}
+	if len(b.alone) > 0 && (b.turn || len(b.ready) == 0) {
+		return b.aloneLocked(now), 0
+	}
 	var take []*record
 	for len(take) < b.limits.MaxBatch && len(b.ready) > 0 {
 		r := b.ready[0]
@@ -94,46 +103,48 @@ func (b *batcher) nextLocked(now int64, probe bool) (*delivery, int64) {
 		}
 		take = append(take, r)
 	}
-	if len(b.alone) > 0 {
-		b.ready = append(take, b.ready...)
-		take = b.alone[:1:1]
-		b.alone = b.alone[1:]
+	switch {
+	case len(take) > 0:
+		b.turn = true
+		b.paceLocked(now, len(take))
+		return b.newDelivery(take), 0
+	case len(b.alone) > 0:
+		return b.aloneLocked(now), 0
 	}
-	if len(take) == 0 {
-		return nil, wait
-	}
-	b.paceLocked(now, len(take))
-	return b.newDelivery(take), 0
+	return nil, wait
+}
+
+// aloneLocked takes the next record that travels alone.
+func (b *batcher) aloneLocked(now int64) *delivery {
+	r := b.alone[0]
+	b.alone[0], b.alone = nil, b.alone[1:]
+	b.turn = false
+	b.paceLocked(now, 1)
+	return b.newDelivery([]*record{r})
 }
 
 // reviewLocked takes out of a failed delivery what must not be sent again. It
 // returns what is left, or nil.
 func (b *batcher) reviewLocked(d *delivery, now int64) *delivery {
-	var expired, doubtful []*record
+	left := make([]*record, 0, len(d.records))
 	for _, r := range d.records {
 		switch {
 		case r.unknown != 0 && b.tooLate(now-r.unknown):
-			doubtful = append(doubtful, r)
+			b.doubtful = append(b.doubtful, r)
 		case now-r.first >= int64(b.cfg.RetryFor):
-			expired = append(expired, r)
+			b.expired = append(b.expired, r)
+		default:
+			left = append(left, r)
 		}
 	}
-	if len(expired)+len(doubtful) == 0 {
+	switch len(left) {
+	case len(d.records):
 		return d
-	}
-	left := slices.DeleteFunc(slices.Clone(d.records), func(r *record) bool {
-		return slices.Contains(expired, r) || slices.Contains(doubtful, r)
-	})
-	// Settling takes account locks and tells the others; neither needs b.mu.
-	b.running.start(func() {
-		b.settle(doubtful, settlement{state: pieceLost, inDoubt: true, err: errInDoubt})
-		b.settle(expired, settlement{state: pieceLost, dead: true, err: errExpired})
-		b.nudge()
-	})
-	if len(left) == 0 {
+	case 0:
 		return nil
+	default:
+		return b.newDelivery(left)
 	}
-	return b.newDelivery(left)
 }
 
 // tooLate reports whether the sink may have forgotten a record that it first saw
@@ -197,15 +208,29 @@ func (b *batcher) deliver(ctx context.Context, d *delivery, probe bool) {
 			r.first = sent
 		}
 	})
+	b.mu.Lock()
+	shut := b.shut
+	b.mu.Unlock()
+	if shut {
+		return // close has dropped them; what it sees after this, it takes for sent
+	}
 	d.batch.Attempt++
+	batch := d.batch // of its own: a callee that is left behind may still read it
 	ctx, cancel := context.WithTimeoutCause(ctx, b.cfg.FlushTimeout, &timeoutError{"Deliver", b.cfg.FlushTimeout})
 	defer cancel()
-	_, err := protect(ctx, b.running, func() {
-		b.mu.Lock()
-		b.busy--
-		b.mu.Unlock()
-		b.nudge()
-	}, func() (struct{}, error) { return struct{}{}, b.sink.Deliver(ctx, d.batch) })
+	// The call is free for another when we are done with its outcome and it has
+	// returned, in time or not.
+	var holders atomic.Int32
+	holders.Store(2)
+	free := func() {
+		if holders.Add(-1) == 0 {
+			b.mu.Lock()
+			b.busy--
+			b.mu.Unlock()
+			b.nudge()
+		}
+	}
+	_, err := protect(ctx, b.running, free, func() (struct{}, error) { return struct{}{}, b.sink.Deliver(ctx, batch) })
 	now := b.clock.precise()
 	o := readOutcome(err, len(d.records))
 	b.door.done(now, probe, o.verdict, o.after, err)
@@ -213,11 +238,15 @@ func (b *batcher) deliver(ctx context.Context, d *delivery, probe bool) {
 
 	b.mu.Lock()
 	delete(b.flying, d)
-	if !b.shut { // else close has settled them
+	switch {
+	case b.shut: // close has settled them
+	case probe:
+		b.retries = append(again, b.retries...) // it goes on being the probe
+	default:
 		b.retries = append(b.retries, again...)
 	}
 	b.mu.Unlock()
-	b.nudge()
+	free()
 }
 
 // fate is what a sink told of one record.
@@ -252,39 +281,12 @@ func readOutcome(err error, n int) outcome {
 		return o
 	}
 	var partial *DeliveryError
-	if errors.As(err, &partial) {
-		mark := func(i int, f fate) {
-			if i < 0 || i >= n {
-				o.err, o.verdict = fmt.Errorf("%w: %w", errConfused, err), verdictFailed
-				return
-			}
-			o.fates[i] = f
-		}
-		o.after = max(0, partial.After)
-		o.reasons = make(map[int]error, len(partial.Rejected))
-		if len(partial.Retry)+len(partial.Unknown) > 0 {
-			o.verdict = verdictFailed
-			if len(partial.Retry)+len(partial.Unknown)+len(partial.Rejected) < n {
-				o.verdict = verdictWorked // the door is open: some of it got through
-			}
-		}
-		for _, i := range partial.Retry {
-			mark(i, fateRetry)
-		}
-		for _, i := range partial.Unknown {
-			mark(i, fateUnknown)
-		}
-		for _, r := range partial.Rejected {
-			mark(r.Index, fateRejected)
-			o.reasons[r.Index] = r.Err
-		}
-		if errors.Is(o.err, errConfused) {
-			all(fateUnknown)
-		}
+	if errors.As(err, &partial) && partial != nil {
+		o.readPartial(partial, all)
 		return o
 	}
 	if after, ok := RetryDelay(err); ok {
-		o.after, o.verdict = after, verdictFailed
+		o.after, o.verdict = min(after, forever), verdictFailed
 		if after > 0 {
 			o.verdict = verdictBusy
 		}
@@ -304,22 +306,52 @@ func readOutcome(err error, n int) outcome {
 	return o
 }
 
+// readPartial reads an answer record by record. The severest word on a record
+// counts, and an index outside the batch makes all of it unknown.
+func (o *outcome) readPartial(partial *DeliveryError, all func(fate)) {
+	n, confused := len(o.fates), false
+	mark := func(i int, f fate) {
+		if i < 0 || i >= n {
+			confused = true
+			return
+		}
+		o.fates[i] = max(o.fates[i], f)
+	}
+	o.reasons = make(map[int]error, len(partial.Rejected))
+	for _, i := range partial.Retry {
+		mark(i, fateRetry)
+	}
+	for _, i := range partial.Unknown {
+		mark(i, fateUnknown)
+	}
+	for _, r := range partial.Rejected {
+		mark(r.Index, fateRejected)
+		o.reasons[r.Index] = r.Err
+	}
+	if confused {
+		o.err, o.verdict = fmt.Errorf("%w: %w", errConfused, partial), verdictFailed
+		all(fateUnknown)
+		return
+	}
+	o.after = min(max(0, partial.After), forever)
+	open := slices.Contains(o.fates, fateRetry) || slices.Contains(o.fates, fateUnknown)
+	if open && !slices.Contains(o.fates, fateAccepted) {
+		o.verdict = verdictFailed // else the door is open: some of it got through
+	}
+}
+
 // apply settles the records of a delivery by its outcome, and returns what is to
 // be tried again.
 func (b *batcher) apply(d *delivery, o outcome, sent, now int64) []*delivery {
-	if o.bisect {
-		half := len(d.records) / 2
-		return []*delivery{b.newDelivery(d.records[:half]), b.newDelivery(d.records[half:])}
-	}
-	var accepted, again []*record
-	unknown := false
+	var accepted, doubtful, again []*record
 	for i, r := range d.records {
-		switch o.fates[i] {
+		f := o.fates[i]
+		if o.bisect {
+			f = fateRetry // nothing was accepted, and it is the batch that is bad
+		}
+		switch f {
 		case fateAccepted:
 			accepted = append(accepted, r)
-		case fateRetry, fateUnknown:
-			again = append(again, r)
-			unknown = unknown || o.fates[i] == fateUnknown
 		case fateRejected:
 			reason := o.reasons[i]
 			if reason == nil {
@@ -327,34 +359,47 @@ func (b *batcher) apply(d *delivery, o outcome, sent, now int64) []*delivery {
 			}
 			b.suspectNow(r, now, reason)
 			b.settle([]*record{r}, settlement{state: pieceLost, dead: true, err: reason})
+		case fateUnknown:
+			if b.limits.DedupWindow < 0 {
+				doubtful = append(doubtful, r)
+			} else {
+				again = append(again, r)
+			}
+			b.eachRecord([]*record{r}, func(r *record) {
+				if r.unknown == 0 {
+					r.unknown = sent
+				}
+			})
+		case fateRetry:
+			again = append(again, r)
+			b.eachRecord([]*record{r}, func(r *record) {
+				if r.unknown == 0 {
+					r.sent = 0 // it certainly is not there
+					b.recountLocked(r)
+				}
+			})
 		}
 	}
 	b.settle(accepted, settlement{state: pieceAcked, at: now})
-	for i, r := range d.records {
-		b.eachRecord([]*record{r}, func(r *record) {
-			switch {
-			case o.fates[i] == fateUnknown && r.unknown == 0:
-				r.unknown = sent
-			case o.fates[i] == fateRetry && r.unknown == 0:
-				r.sent = 0 // it certainly is not there
-				b.recountLocked(r)
-			}
-		})
-	}
+	b.settle(doubtful, settlement{state: pieceLost, inDoubt: true, err: errInDoubt})
 	if len(again) == 0 {
 		return nil
+	}
+	if o.bisect {
+		half := len(again) / 2
+		return []*delivery{b.newDelivery(again[:half]), b.newDelivery(again[half:])}
 	}
 	if len(again) < len(d.records) {
 		left := b.newDelivery(again)
 		left.wait = d.wait
 		d = left
 	}
-	wait := max(d.wait.NextBackOff(), o.after)
-	if !b.door.spend(o.verdict) {
-		wait = max(wait, d.wait.MaxInterval)
-	}
-	if unknown && b.limits.DedupWindow < 0 {
-		wait = 0 // it is not sent again: review parks it
+	wait := o.after
+	if wait == 0 {
+		wait = d.wait.NextBackOff()
+		if !b.door.spend(o.verdict) {
+			wait = max(wait, d.wait.MaxInterval)
+		}
 	}
 	d.notYet = now + int64(wait)
 	return []*delivery{d}
@@ -367,15 +412,21 @@ func (b *batcher) suspectNow(r *record, now int64, reason error) {
 	if len(b.suspects) == 0 {
 		b.cfg.Logger.Warn("entitlements: usage was refused for good", "feature", r.meter.feature, "error", reason)
 	}
-	if len(b.suspects) < maxSuspects {
-		b.suspects[suspect{r.meter.account.customer, r.meter.feature}] = now + isolation
-		return
-	}
-	for key, until := range b.suspects {
-		if now >= until {
-			delete(b.suspects, key)
+	key := suspect{r.meter.account.customer, r.meter.feature}
+	if _, known := b.suspects[key]; !known && len(b.suspects) >= maxSuspects {
+		var soonest suspect
+		for other, until := range b.suspects {
+			if now >= until {
+				delete(b.suspects, other)
+			} else if end, ok := b.suspects[soonest]; !ok || until < end {
+				soonest = other
+			}
+		}
+		if len(b.suspects) >= maxSuspects {
+			delete(b.suspects, soonest)
 		}
 	}
+	b.suspects[key] = now + isolation
 }
 
 // eachRecord calls f with every record that is not settled, under its account's

@@ -128,12 +128,17 @@ func (d *door) done(now int64, probe bool, v verdict, after time.Duration, err e
 	if probe {
 		d.probing = false
 	}
-	d.busy = v == verdictBusy
+	if d.busy = after > 0; d.busy {
+		d.until = max(d.until, now+int64(min(after, longestPause)))
+	}
 	if v == verdictWorked {
 		d.health.Ready, d.health.LastSuccess = true, time.Now()
 		d.failures, d.budget = 0, min(d.budget+1, budgetFull)
 		if d.tripped {
-			d.tripped, d.until = false, 0
+			d.tripped = false
+			if !d.busy {
+				d.until = 0
+			}
 			d.wait.Reset()
 			d.slow.Reset()
 			d.log.Info("entitlements: door is open again", "door", d.name)
@@ -145,9 +150,6 @@ func (d *door) done(now int64, probe bool, v verdict, after time.Duration, err e
 	}
 	d.lastErr = err
 	d.health.Ready, d.health.LastError, d.health.LastErrorAt = false, err, time.Now()
-	if after > 0 {
-		d.until = max(d.until, now+int64(min(after, longestPause)))
-	}
 	if v == verdictBusy {
 		return
 	}

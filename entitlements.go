@@ -7,6 +7,7 @@ import (
 	"iter"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // Client decides what customers may do and records what they used. Make one per
@@ -127,13 +128,13 @@ func (c *Client) Track(customer, feature string, n int64) {
 			return
 		}
 	}
-	c.usage.add(&Usage{Customer: customer, Feature: feature, Quantity: n}, nil)
+	_ = c.usage.add(&Usage{Customer: customer, Feature: feature, Quantity: n}, nil)
 }
 
 // Record is Track for an event: with an idempotency key, a time or properties of
 // its own. An event with an ID or properties travels as its own record. It does
 // not block.
-func (c *Client) Record(u Usage) { c.usage.add(&u, nil) }
+func (c *Client) Record(u Usage) { _ = c.usage.add(&u, nil) } // counted where it is dropped
 
 // Invalidate says that what is cached of these customers may be wrong. Each
 // cached one is reloaded at once, however often it is called at most once while
@@ -275,6 +276,14 @@ func (c *Client) Close(ctx context.Context) error {
 	case <-c.closed:
 		return c.closeErr
 	case <-ctx.Done():
+	}
+	// With one context for both, the first is about to say what it left.
+	late := time.NewTimer(grace)
+	defer late.Stop()
+	select {
+	case <-c.closed:
+		return c.closeErr
+	case <-late.C:
 		return fmt.Errorf("entitlements: another call of Close is still draining: %w", ctx.Err())
 	}
 }

@@ -72,12 +72,20 @@ type Rejection struct {
 }
 
 func (e *DeliveryError) Error() string {
+	if e == nil {
+		return "entitlements: delivery: a nil *DeliveryError, which is not a nil error"
+	}
 	return fmt.Sprintf("entitlements: delivery: %d records rejected, %d to retry, %d unknown: %v",
 		len(e.Rejected), len(e.Retry), len(e.Unknown), e.Err)
 }
 
 // Unwrap returns the cause.
-func (e *DeliveryError) Unwrap() error { return e.Err }
+func (e *DeliveryError) Unwrap() error {
+	if e == nil {
+		return nil
+	}
+	return e.Err
+}
 
 // Permanent marks an error that retrying as it is cannot mend. From a Source:
 // credentials are refused. From a Sink: nothing was accepted, and at least one

@@ -38,28 +38,28 @@ func horizonOf(fetched, asOf, serverTime, resolution, lag int64) int64 {
 	return fetched - lag
 }
 
-// after decides which of two figures holds when next has been fetched. A next
-// that was fetched earlier, knows less, or is of an earlier period loses its
-// usage; when the grant expires always comes from the latest answer.
-func (f figure) after(next figure) figure {
+// after decides which of two figures holds when next has been fetched, and the
+// backend's clock shows now. A next that was fetched earlier, knows less, or is
+// of an earlier period loses its usage; when the grant expires always comes from
+// the latest answer. A period is earlier when it is over and one that ends later
+// is known: a plan that changes may well bring one that began, or ends, before.
+func (f figure) after(next figure, now int64) figure {
 	if f.fetched == 0 {
 		return next
 	}
-	older := next.fetched <= f.fetched || next.horizon < f.horizon
-	switch {
-	case f.start != 0 && next.start != 0:
-		older = older || next.start < f.start
-	case f.resets != 0 && next.resets != 0:
-		older = older || next.resets < f.resets
-	}
-	if older {
+	over := next.resets != 0 && next.resets <= now && (f.resets == 0 || f.resets > next.resets)
+	if next.fetched <= f.fetched || next.horizon < f.horizon || over {
 		f.expires = next.expires
 		return f
 	}
-	if f.resets != 0 && next.resets > f.resets && next.start == 0 {
-		next.floor = max(next.floor, f.resets)
+	switch {
+	case next.start != 0:
+		next.floor = next.start
+	case f.resets == next.resets:
+		next.floor = f.floor
+	case f.resets != 0 && f.resets <= now:
+		next.floor = max(f.floor, f.resets)
 	}
-	next.floor = max(next.floor, f.floor)
 	return next
 }
 

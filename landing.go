@@ -204,7 +204,9 @@ func (l *loader) newOwn(p *plan, ld *load) *own {
 		short = resolution(set.ServerTime)
 	}
 	if asOf != 0 {
-		l.books.lagging.Store(true)
+		l.books.reads.Store(readsMayLag)
+	} else {
+		l.books.reads.CompareAndSwap(readsUnknown, readsNow)
 	}
 	o.figures = p.figures(set, ld.sent, ld.received, horizonOf(ld.sent, asOf, server, int64(short), int64(l.cfg.UsageLag)))
 	return o
@@ -213,6 +215,7 @@ func (l *loader) newOwn(p *plan, ld *load) *own {
 // settleOwn lets the figures that were known before decide about the new ones,
 // and shows them to the customer's account.
 func (l *loader) settleOwn(hash uint64, e *entry, p *plan, o *own, oldPlan *plan, oldOwn *own) *own {
+	now := l.clock.backendNow()
 	if o != nil && oldOwn != nil {
 		for i := range p.grants {
 			g := &p.grants[i]
@@ -220,7 +223,7 @@ func (l *loader) settleOwn(hash uint64, e *entry, p *plan, o *own, oldPlan *plan
 				continue
 			}
 			if was := oldPlan.look(g.code); was != nil && was.own >= 0 {
-				o.figures[g.own] = oldOwn.figures[was.own].after(o.figures[g.own])
+				o.figures[g.own] = oldOwn.figures[was.own].after(o.figures[g.own], now)
 			}
 		}
 	}
@@ -235,7 +238,7 @@ func (l *loader) settleOwn(hash uint64, e *entry, p *plan, o *own, oldPlan *plan
 		e.account.Store(nil)
 		return o
 	}
-	o = a.attachLocked(e, p, o, int64(l.clock.tick))
+	o = a.attachLocked(e, p, o, now, int64(l.clock.tick))
 	e.account.Store(a)
 	return o
 }

@@ -32,15 +32,23 @@ type meter struct {
 	feature string
 	fold    Aggregation
 
-	current atomic.Int64
-	next    atomic.Int64
-	resets  atomic.Int64 // backend; 0 = never
+	view atomic.Pointer[view]
 
 	figure  figure    // the zero figure until one is known
 	open    *record   // takes further calls, nil when there is none
 	records []*record // all that may still count, oldest first, open included
+	settled int       // how many of them are, since they were last compacted
 
 	extra, extraNext wide // what the records add, AggregateSum only
+}
+
+// view is what readers see of a meter. Its boundary never changes: a figure of
+// another period comes with a view of its own, so that nobody reads the usage of
+// one period beside the boundary of another.
+type view struct {
+	resets  int64 // backend; 0 = never
+	current atomic.Int64
+	next    atomic.Int64
 }
 
 func newAccount(customer string, hash uint64) *account {
@@ -85,7 +93,7 @@ func (a *account) addMeterLocked(feature string, fold Aggregation) *meter {
 // attachLocked makes e the entry that shows a, and lets the meters know its
 // figures. It returns the own part to install: where a meter holds a figure that
 // the new one must not replace, that one stays.
-func (a *account) attachLocked(e *entry, p *plan, o *own, tick int64) *own {
+func (a *account) attachLocked(e *entry, p *plan, o *own, now, tick int64) *own {
 	a.entry = e
 	if o == nil {
 		return o
@@ -96,7 +104,7 @@ func (a *account) attachLocked(e *entry, p *plan, o *own, tick int64) *own {
 		if g == nil || g.own < 0 {
 			continue
 		}
-		next := m.figure.after(o.figures[g.own])
+		next := m.figure.after(o.figures[g.own], now)
 		if next != o.figures[g.own] {
 			if patched == nil {
 				patched = append(patched, o.figures...)
@@ -115,10 +123,11 @@ func (a *account) attachLocked(e *entry, p *plan, o *own, tick int64) *own {
 
 // used is the local view at a moment on the backend's clock.
 func (m *meter) used(now int64) int64 {
-	if resets := m.resets.Load(); resets != 0 && now >= resets {
-		return m.next.Load()
+	v := m.view.Load()
+	if v.resets != 0 && now >= v.resets {
+		return v.next.Load()
 	}
-	return m.current.Load()
+	return v.current.Load()
 }
 
 // installLocked takes over a figure and lets go of the records that it contains.
@@ -128,14 +137,18 @@ func (m *meter) installLocked(f figure, tick int64) {
 		// the batcher, which sends it as it is.
 		m.open = nil
 	}
-	m.figure = f
+	m.figure, m.settled = f, 0
 	kept := m.records[:0]
 	m.extra, m.extraNext = wide{}, wide{}
 	for _, r := range m.records {
-		if r.settled() && (f.contains(&r.piece, tick) || f.period(r.stamp) == periodPast) {
+		in := f.period(r.stamp)
+		if r.settled() && (in == periodPast || in == periodCurrent && f.contains(&r.piece, tick)) {
 			continue
 		}
 		kept = append(kept, r)
+		if r.settled() {
+			m.settled++
+		}
 		r.counted, r.counts = f.missing(&r.piece, tick)
 		m.addLocked(r.counted, r.counts)
 	}
@@ -146,13 +159,17 @@ func (m *meter) installLocked(f figure, tick int64) {
 
 // recountLocked follows a change of one record's state.
 func (m *meter) recountLocked(r *record, tick int64) {
+	counted, counts := m.figure.missing(&r.piece, tick)
+	if counted == r.counted && counts == r.counts {
+		return
+	}
 	switch r.counts {
 	case periodCurrent:
 		m.extra.sub(r.counted)
 	case periodNext:
 		m.extraNext.sub(r.counted)
 	}
-	r.counted, r.counts = m.figure.missing(&r.piece, tick)
+	r.counted, r.counts = counted, counts
 	m.addLocked(r.counted, r.counts)
 	m.publishLocked()
 }
@@ -178,9 +195,16 @@ func (m *meter) publishLocked() {
 	default:
 		current, next = m.foldLocked()
 	}
-	m.current.Store(current)
-	m.next.Store(next)
-	m.resets.Store(m.figure.resets)
+	v := m.view.Load()
+	fresh := v == nil || v.resets != m.figure.resets
+	if fresh {
+		v = &view{resets: m.figure.resets}
+	}
+	v.current.Store(current)
+	v.next.Store(next)
+	if fresh {
+		m.view.Store(v)
+	}
 }
 
 // foldLocked folds the records that count as the backend will.
@@ -205,21 +229,25 @@ func (m *meter) foldLocked() (current, next int64) {
 	return current, next
 }
 
-// maxSettled is how many settled records a meter keeps apart. A customer that is
-// counted but not checked is not refreshed, so no figure takes them off.
+// maxSettled is how many settled records a meter keeps apart before they are
+// compacted. A customer that is counted but not checked is not refreshed, so no
+// figure takes them off.
 const maxSettled = 16
 
-// compactLocked merges records that only wait for a figure to contain them. Each
-// field takes the value that keeps the merged record counted for longest, so the
-// view can be late to shrink, never early.
+// compactLocked merges records that only wait for a figure to contain them, when
+// as many as are left from the last time have been added. Each field takes the
+// value that keeps the merged record counted for longest, so the view can be late
+// to shrink, never early.
 func (m *meter) compactLocked(tick int64) {
-	if len(m.records) <= maxSettled || m.fold == AggregateUnique {
+	if m.settled++; m.settled <= max(maxSettled, len(m.records)/2) || m.fold == AggregateUnique {
 		return
 	}
 	var into [2][3]*record // by acked or lost, and period
 	kept := m.records[:0]
+	apart := false // AggregateLast must keep the order of those not settled
 	for _, r := range m.records {
-		if !r.settled() || r.quantity < 0 {
+		apart = apart || !r.settled()
+		if !r.settled() || r.quantity < 0 || apart && m.fold == AggregateLast {
 			kept = append(kept, r)
 			continue
 		}
@@ -246,6 +274,7 @@ func (m *meter) compactLocked(tick int64) {
 	clear(m.records[len(kept):])
 	m.records = kept
 	m.installLocked(m.figure, tick)
+	m.settled = 0
 }
 
 // quietLocked reports whether nothing in the account can still be missing from

@@ -22,14 +22,17 @@ func (b *batcher) report(ctx context.Context, usage []Usage) error {
 		return nil
 	}
 	if b.sink == nil {
+		var first error
 		for i := range usage {
-			b.add(&usage[i], nil)
+			if err := b.add(&usage[i], nil); err != nil && first == nil {
+				first = fmt.Errorf("entitlements: report: usage %d: %w", i, err)
+			}
 		}
-		return nil
+		return first
 	}
 	w := &report{left: len(usage), done: make(chan struct{})}
 	for i := range usage {
-		b.add(&usage[i], w)
+		_ = b.add(&usage[i], w) // w is told
 	}
 	b.nudge()
 	select {

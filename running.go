@@ -11,19 +11,22 @@ import (
 
 // running keeps track of the goroutines that a Client starts after New: loads,
 // deliveries, callbacks. Unlike a WaitGroup it can be shut while others start
-// more, and waited for with a context.
+// more, and it knows which of them are in somebody else's code: those may ignore
+// that their time is over, ours do not.
 type running struct {
 	context context.Context // ends when the Client gives up what still runs
 	cancel  context.CancelCauseFunc
 
-	mu   sync.Mutex // guards the fields below
-	n    int
-	shut bool
-	idle chan struct{} // closed when shut and none is left
+	mu      sync.Mutex // guards the fields below
+	all     int
+	foreign int // those of them in a Source, a Sink or a callback
+	shut    bool
+	done    chan struct{} // closed when shut and none of ours is left
+	idle    chan struct{} // closed when shut and none at all is left
 }
 
 func newRunning() *running {
-	r := &running{idle: make(chan struct{})}
+	r := &running{done: make(chan struct{}), idle: make(chan struct{})}
 	r.context, r.cancel = context.WithCancelCause(context.Background())
 	return r
 }
@@ -48,15 +51,42 @@ func (r *running) begin() bool {
 	if r.shut {
 		return false
 	}
-	r.n++
+	r.all++
 	return true
 }
 
-func (r *running) end() {
+func (r *running) end() { r.count(-1, 0) }
+
+// abroad calls fn, which is somebody else's.
+func (r *running) abroad(fn func()) {
+	r.count(0, 1)
+	defer r.count(0, -1)
+	fn()
+}
+
+func (r *running) count(all, foreign int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.n--; r.n == 0 && r.shut {
-		close(r.idle)
+	r.all += all
+	r.foreign += foreign
+	r.settleLocked()
+}
+
+func (r *running) settleLocked() {
+	if r.shut && r.all <= r.foreign {
+		closeOnce(r.done)
+	}
+	if r.shut && r.all == 0 && r.foreign == 0 {
+		closeOnce(r.idle)
+	}
+}
+
+// closeOnce closes a channel that only its caller's lock holder closes.
+func closeOnce(c chan struct{}) {
+	select {
+	case <-c:
+	default:
+		close(c)
 	}
 }
 
@@ -65,25 +95,22 @@ func (r *running) close() {
 	r.cancel(ErrClosed)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.shut {
-		return
-	}
-	if r.shut = true; r.n == 0 {
-		close(r.idle)
-	}
+	r.shut = true
+	r.settleLocked()
 }
 
-// wait waits until all that was started has returned, and says how many have not
-// when ctx ends first.
+// wait waits until nothing runs any more or ctx ends, but always for all of ours,
+// each of which gives those abroad the time to notice (see protect). It returns
+// how many are still abroad.
 func (r *running) wait(ctx context.Context) int {
 	select {
 	case <-r.idle:
-		return 0
 	case <-ctx.Done():
+		<-r.done
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.n
+	return r.foreign
 }
 
 // grace is how long a call into somebody else's code may take to notice that its
@@ -110,7 +137,7 @@ func protect[V any](ctx context.Context, r *running, ended func(), fn func() (V,
 			answers <- a
 			ended()
 		}()
-		a.v, a.err = fn()
+		r.abroad(func() { a.v, a.err = fn() })
 	})
 	if !started {
 		ended()

@@ -80,14 +80,20 @@ func (b *batcher) flush(ctx context.Context) error {
 	b.mu.Lock()
 	mine := b.cohort.Swap(new(cohort))
 	b.cohorts = append(b.cohorts, mine)
+	// Takes each shard's lock after the swap, so that whoever is still putting a
+	// record into the old cohort is counted in it.
+	b.gatherLocked(true)
 	b.mu.Unlock()
-	b.kick()
+	b.nudge()
 	for {
 		b.mu.Lock()
-		done := b.endedLocked(mine)
+		done, lost := b.endedLocked(mine), b.lost
 		changed := b.changed
 		b.mu.Unlock()
-		if done {
+		switch {
+		case done && lost > 0: // Close came and gave up
+			return &UndeliveredError{Delivered: b.tally.delivered.Load() - before, Lost: lost, Err: ErrClosed}
+		case done:
 			return nil
 		}
 		select {
@@ -143,8 +149,10 @@ func (b *batcher) localCalls() (calls uint64) {
 	}
 	b.books.each(func(a *account) {
 		for _, m := range *a.meters.Load() {
-			if m.open != nil {
-				calls += m.open.calls
+			for _, r := range m.records {
+				if !r.settled() {
+					calls += r.calls
+				}
 			}
 		}
 	})
@@ -160,10 +168,10 @@ func (b *batcher) close(ctx context.Context) error {
 		in.closed = true
 		in.mu.Unlock()
 	}
-	before := b.tally.delivered.Load()
+	before, doubtBefore := b.tally.delivered.Load(), b.tally.inDoubt.Load()
 	_ = b.flush(ctx) // what it says is said below, of what is given up
 	b.mu.Lock()
-	b.shut = true
+	b.shut = true // from here on a delivery that is about to begin does not
 	b.gatherLocked(true)
 	left := append(b.ready, b.alone...)
 	for _, d := range b.retries {
@@ -185,22 +193,38 @@ func (b *batcher) close(ctx context.Context) error {
 			unsent = append(unsent, r)
 		}
 	})
-	lost := b.settle(doubtful, settlement{state: pieceLost, inDoubt: true, err: errInDoubt})
-	lost += b.settle(unsent, settlement{state: pieceLost, drop: dropUndelivered, err: ErrClosed})
-	if b.sink == nil {
-		b.books.each(func(a *account) {
-			for _, m := range *a.meters.Load() {
-				if r := m.open; r != nil {
-					b.settleLocked(r, pieceLost)
-					b.drop(dropNoSink, r.calls)
-				}
-			}
-		})
-	}
+	b.settle(doubtful, settlement{state: pieceLost, inDoubt: true, err: errInDoubt})
+	lost := b.settle(unsent, settlement{state: pieceLost, drop: dropUndelivered, err: ErrClosed})
+	lost += b.tally.inDoubt.Load() - doubtBefore
+	b.endLocal()
+	b.mu.Lock()
+	b.lost = lost
+	b.mu.Unlock()
 	if lost == 0 {
 		return nil
 	}
-	return &UndeliveredError{Delivered: b.tally.delivered.Load() - before, Lost: lost, Err: context.Cause(ctx)}
+	err := context.Cause(ctx)
+	if err == nil {
+		err = errInDoubt // delivered in time, but for those
+	}
+	return &UndeliveredError{Delivered: b.tally.delivered.Load() - before, Lost: lost, Err: err}
+}
+
+// endLocal ends the records that no Sink would have taken.
+func (b *batcher) endLocal() {
+	if b.sink != nil {
+		return
+	}
+	b.books.each(func(a *account) {
+		for _, m := range *a.meters.Load() {
+			for _, r := range m.records {
+				if !r.settled() {
+					b.drop(dropNoSink, r.calls)
+					b.settleLocked(r, pieceLost)
+				}
+			}
+		}
+	})
 }
 
 // stats reads the account.

@@ -49,7 +49,11 @@ type batcher struct {
 
 	mu       sync.Mutex // guards the fields below; taken before an account's lock, never after
 	ready    []*record  // gathered, oldest first
-	alone    []*record  // to be sent one by one
+	alone    []*record  // to be sent one by one, in turn with those in ready
+	turn     bool       // of alone
+	expired  []*record  // tried for too long: to be settled
+	doubtful []*record  // of unknown fate for too long: likewise
+	lost     uint64     // calls that close gave up
 	retries  []*delivery
 	flying   map[*delivery]struct{}
 	busy     int               // calls of Deliver that have not returned, in time or not
@@ -117,6 +121,9 @@ func newBatcher(cfg *Config, clock *clock, counters *stripes, books *books, runn
 	if b.limits.MaxBatch <= 0 || b.limits.MaxBatch > cfg.FlushSize {
 		b.limits.MaxBatch = cfg.FlushSize
 	}
+	if rate := b.limits.Rate; rate > 0 {
+		b.limits.MaxBatch = min(b.limits.MaxBatch, max(1, int(rate))) // what a second allows
+	}
 	b.cohort.Store(new(cohort))
 	return b
 }
@@ -139,12 +146,33 @@ func (b *batcher) fold(a *account, feature string, n int64) bool {
 }
 
 // add counts a call that fold could not. waiter is nil but for Report.
-func (b *batcher) add(u *Usage, waiter *report) {
+func (b *batcher) add(u *Usage, waiter *report) error {
 	b.counters.mine().recorded.Add(1)
-	if !validKey(u.Customer) || !validKey(u.Feature) || len(u.ID) > MaxKeyLength {
-		b.drop(dropInvalid, 1)
-		return
+	dropped, ok := dropInvalid, false
+	switch {
+	case b.clock.closed():
+		dropped = dropClosed
+	case validKey(u.Customer) && validKey(u.Feature) && len(u.ID) <= MaxKeyLength:
+		dropped, ok = b.place(u, waiter)
 	}
+	if !ok {
+		b.drop(dropped, 1)
+		if waiter != nil {
+			waiter.settle(errDropped[dropped])
+		}
+		return errDropped[dropped]
+	}
+	switch n := b.pending.Load(); {
+	case b.cfg.Overflow == DropOldest && n > int64(b.cfg.MaxPending):
+		b.makeRoom()
+	case n >= int64(b.cfg.MaxPending+1)/2 && !b.forced.Load():
+		b.kick()
+	}
+	return nil
+}
+
+// place puts a call into a record of its customer's account.
+func (b *batcher) place(u *Usage, waiter *report) (dropReason, bool) {
 	hash := hashOf(u.Customer)
 	for {
 		a := b.books.obtain(hash, u.Customer)
@@ -160,20 +188,7 @@ func (b *batcher) add(u *Usage, waiter *report) {
 		}
 		dropped, ok := b.beginLocked(m, u, waiter)
 		a.mu.Unlock()
-		if !ok {
-			b.drop(dropped, 1)
-			if waiter != nil {
-				waiter.settle(errDropped[dropped])
-			}
-			return
-		}
-		break
-	}
-	switch n := b.pending.Load(); {
-	case b.cfg.Overflow == DropOldest && n > int64(b.cfg.MaxPending):
-		b.makeRoom()
-	case n >= int64(b.cfg.MaxPending+1)/2 && !b.forced.Load():
-		b.kick()
+		return dropped, ok
 	}
 }
 
@@ -185,10 +200,12 @@ func (b *batcher) beginLocked(m *meter, u *Usage, waiter *report) (dropReason, b
 	if !u.Time.IsZero() {
 		stamp = nanos(u.Time)
 	}
-	folds := m.fold != AggregateUnique && waiter == nil &&
-		(b.sink == nil || u.ID == "" && u.Properties == nil && stamp/int64(time.Minute) == now/int64(time.Minute))
-	if r := m.open; folds && r != nil && stamp < r.ends && !b.clock.closed() && r.foldLocked(u.Quantity) {
+	folds := waiter == nil && b.folds(m, u, stamp, now)
+	if r := m.open; folds && r != nil && stamp < r.ends && r.foldLocked(u.Quantity) {
 		return 0, true
+	}
+	if b.sink == nil {
+		b.endLocalLocked(m.account, now) // one that ended must not keep its successor out
 	}
 	if b.pending.Add(1) > int64(b.cfg.MaxPending) && (b.cfg.Overflow == DropNewest || b.sink == nil) {
 		b.pending.Add(-1)
@@ -198,36 +215,53 @@ func (b *batcher) beginLocked(m *meter, u *Usage, waiter *report) (dropReason, b
 		piece: piece{quantity: u.Quantity, stamp: stamp},
 		meter: m, calls: 1, id: strings.Clone(u.ID), properties: maps.Clone(u.Properties), report: waiter,
 	}
-	in := &b.intake[m.account.hash%uint64(len(b.intake))]
-	in.mu.Lock()
-	if in.closed {
-		in.mu.Unlock()
+	if !b.take(r) {
 		b.pending.Add(-1)
 		return dropClosed, false
 	}
-	r.cohort = b.cohort.Load()
-	r.cohort.open.Add(1)
-	switch {
-	case waiter != nil:
-		in.waited = append(in.waited, r)
-	case b.sink != nil:
-		in.fresh = append(in.fresh, r)
-	}
-	in.mu.Unlock()
 	r.counted, r.counts = m.figure.missing(&r.piece, int64(b.clock.tick))
 	m.addLocked(r.counted, r.counts)
 	m.records = append(m.records, r)
 	if folds {
-		if b.sink == nil && m.open != nil {
-			b.settleLocked(m.open, pieceLost) // its period is over, see ends
-			b.drop(dropNoSink, m.open.calls)
-		}
 		r.ends = b.endOf(m, stamp)
 		r.until = b.clock.precise() + min(r.ends-now, int64(forever)) - b.clock.margin
 		m.open = r
 	}
 	m.publishLocked()
 	return 0, true
+}
+
+// take puts a new record into the intake, unless that is closed.
+func (b *batcher) take(r *record) bool {
+	in := &b.intake[r.meter.account.hash%uint64(len(b.intake))]
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.closed {
+		return false
+	}
+	r.cohort = b.cohort.Load()
+	r.cohort.open.Add(1)
+	switch {
+	case b.sink == nil: // its account keeps it
+	case r.report != nil:
+		in.waited = append(in.waited, r)
+	default:
+		in.fresh = append(in.fresh, r)
+	}
+	return true
+}
+
+// folds reports whether a call may share a record with others. With a Sink they
+// must be of one minute and have nothing of their own; without one only the
+// period counts.
+func (b *batcher) folds(m *meter, u *Usage, stamp, now int64) bool {
+	if m.fold == AggregateUnique {
+		return false
+	}
+	if b.sink == nil {
+		return m.figure.period(stamp) == m.figure.period(now)
+	}
+	return u.ID == "" && u.Properties == nil && stamp/int64(time.Minute) == now/int64(time.Minute)
 }
 
 // endOf is the moment at which a record that begins at stamp stops taking calls:
@@ -332,22 +366,28 @@ func (b *batcher) sweep(shard int, now int64) {
 	// may be older still where the Source reads from a lagging copy; more than
 	// MaxStale is refused at the door.
 	grace := int64(b.cfg.FetchTimeout) + int64(b.cfg.UsageLag) + 2*int64(b.clock.tick)
-	if b.books.lagging.Load() {
+	if b.books.reads.Load() != readsNow {
 		grace += int64(b.cfg.MaxStale)
 	}
 	backendNow := b.clock.backendNow()
 	b.books.sweep(shard, now-grace, backendNow, func(a *account) {
-		if b.sink != nil {
-			return
-		}
-		for _, m := range *a.meters.Load() {
-			if m.open != nil && backendNow >= m.open.ends {
-				b.settleLocked(m.open, pieceLost)
-				b.drop(dropNoSink, m.open.calls)
-				m.open = nil
-			}
+		if b.sink == nil {
+			b.endLocalLocked(a, backendNow)
 		}
 	})
+}
+
+// endLocalLocked ends the records that no Sink takes and whose period is over.
+func (b *batcher) endLocalLocked(a *account, now int64) {
+	for _, m := range *a.meters.Load() {
+		f := &m.figure
+		for _, r := range m.records {
+			if !r.settled() && (r.counts == periodPast || r.counts == periodCurrent && f.resets != 0 && now >= f.resets) {
+				b.drop(dropNoSink, r.calls)
+				b.settleLocked(r, pieceLost)
+			}
+		}
+	}
 }
 
 // nextID is unique to the record: random per Client, then a counter.

@@ -100,8 +100,13 @@ func (c *cache) ask(hash uint64) *entry {
 	return e
 }
 
+// sampleMask picks the uses that ristretto is told of, of those that the table
+// serves: one in 256 of each stripe. Rarer would not tell the frequent from the
+// rare any more; more often would cost a check more than its own count does.
+const sampleMask = 1<<8 - 1
+
 // sample tells ristretto of a use that the table served.
-func (c *cache) sample(key string) { c.ask(hashOf(key)) }
+func (c *cache) sample(e *entry) { c.ask(hashOf(e.key())) }
 
 // add puts a new entry in, unless its customer has one: that one is returned.
 func (c *cache) add(hash uint64, e *entry) *entry {

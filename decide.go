@@ -6,9 +6,6 @@ import (
 	"fmt"
 )
 
-// sampleMask picks the hits that ristretto is told of: one in 64 of each stripe.
-const sampleMask = 63
-
 // served accounts for a check that the hot path answered.
 func (c *Client) served(e *entry, number int, enabled bool, now int64) {
 	lane := c.counters.lane()
@@ -26,7 +23,7 @@ func (c *Client) served(e *entry, number int, enabled bool, now int64) {
 	}
 	e.touch(now)
 	if c.counters.all[lane].decisions[count].Add(1)&sampleMask == 0 {
-		c.cache.sample(e.key())
+		c.cache.sample(e)
 	}
 }
 
@@ -110,7 +107,7 @@ func (c *Client) answer(e *entry, number int, feature string) (Decision, bool) {
 		c.reconsider(e, now)
 	}
 	if c.counters.mine().decisions[count].Add(1)&sampleMask == 0 {
-		c.cache.sample(e.key())
+		c.cache.sample(e)
 	}
 	return d, true
 }

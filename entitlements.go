@@ -76,9 +76,12 @@ func New(cfg Config) (*Client, error) {
 // the reason. It does not block and, for a cached customer, does not allocate.
 // After Close it answers by policy.
 func (c *Client) Allowed(customer, feature string) bool {
-	number := c.features.find(feature)
 	hash := hashOf(customer)
-	if e := c.cache.table.find(hash, customer); e != nil {
+	e := c.cache.table.find(hash, customer)
+	// Between the look-up and the look at what it found: the entry is on its way
+	// from memory, and this needs nothing of it.
+	number := c.features.find(feature)
+	if e != nil {
 		if now := c.clock.coarse.Load(); now < e.until.Load() {
 			if fixed, enabled := e.plan.Load().verdict(number); fixed {
 				c.served(e, number, enabled, now)

@@ -1,7 +1,6 @@
 package entitlements
 
 import (
-	"hash/maphash"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -61,9 +60,8 @@ type upkeep struct {
 	startSeq uint64     // of the fetch that brought the content
 	staleSeq uint64     // of the last Invalidate
 	failures int        // loads failed in a row
-	failed   *failure   // the last load, when it failed
+	failed   *failure   // the last load, when it failed; set for good when there is nothing else
 	due      int64      // guarded by refresher.mu: when the next refresh is due
-	negative *negative  // what is remembered instead of a snapshot; never changes
 }
 
 // newEntry copies the key: a caller's may be part of something larger.
@@ -112,11 +110,6 @@ type own struct {
 	serverTime int64 // backend
 	figures    []figure
 }
-
-// seed hashes customers and features, so that keys cannot be chosen to collide.
-var seed = maphash.MakeSeed()
-
-func hashOf(s string) uint64 { return maphash.String(seed, s) }
 
 // content returns the plan and the customer's own part of one and the same
 // snapshot.

@@ -23,12 +23,6 @@ func (l landed) current(e *entry) bool {
 	return l.sequence > e.staleSeq
 }
 
-// negative is what is remembered of a customer instead of a snapshot.
-type negative struct {
-	reason Reason // ReasonUnknownCustomer or ReasonUnavailable
-	err    error  // what a waiting call gets
-}
-
 // land keeps what a load learnt: a snapshot, or that there is none. It returns
 // the entry to answer from.
 func (l *loader) land(hash uint64, a *attempt, err error) (e *entry, before *Entitlements, _ error) {
@@ -75,15 +69,17 @@ func (e *entry) failedToLoad(ld *load, err error, now int64, remember time.Durat
 	defer e.mu.Unlock()
 	e.failures++
 	if remember > 0 {
-		e.failed = &failure{err: err, until: now + int64(remember), sequence: ld.sequence}
+		e.failed = &failure{reason: ReasonUnavailable, err: err, until: now + int64(remember), sequence: ld.sequence}
 	}
 }
 
-// failure is a load that failed, remembered so that it costs its callers one
-// timeout and not one each.
+// failure is a load that brought nothing, remembered so that it costs its callers
+// one timeout and not one each: beside a snapshot that it was to replace, or, in
+// the table of the absent, instead of one.
 type failure struct {
-	err      error
-	until    int64 // precise
+	reason   Reason // ReasonUnknownCustomer or ReasonUnavailable
+	err      error  // what a waiting call gets
+	until    int64  // precise
 	sequence uint64
 }
 
@@ -111,22 +107,21 @@ func (l *loader) remember(hash uint64, ld *load, reason Reason, err error) {
 		return
 	}
 	e := newEntry(ld.customer, l.clock.coarse.Load())
-	e.negative, e.startSeq = &negative{reason: reason, err: err}, ld.sequence
-	e.until.Store(now + int64(within))
+	e.failed = &failure{reason: reason, err: err, until: now + int64(within), sequence: ld.sequence}
 	l.absent.insert(hash, e, false)
 }
 
 // remembered is what is remembered of a customer instead of a snapshot, or nil.
-func (l *loader) remembered(hash uint64, customer string) *negative {
+func (l *loader) remembered(hash uint64, customer string) *failure {
 	e := l.absent.find(hash, customer)
 	if e == nil {
 		return nil
 	}
-	if l.clock.precise() >= e.until.Load() || e.startSeq < l.allStale.Load() {
-		l.absent.remove(hash, e)
-		return nil
+	if f := e.failed; l.clock.precise() < f.until && f.sequence >= l.allStale.Load() {
+		return f
 	}
-	return e.negative
+	l.absent.remove(hash, e)
+	return nil
 }
 
 // install makes an answer what readers see. staleSeq is of an Invalidate that

@@ -28,8 +28,9 @@ const (
 	setWays = 7
 
 	// setLoad is the mean number of entries in a set when as many customers are
-	// cached as may be. At 3.5 of 7, under 1.5 % of them do not fit in theirs.
-	setLoad = 3.5
+	// cached as may be. At 2.5 of 7, one in 500 does not fit in its own, and a
+	// look-up behind the table costs ten of those in it.
+	setLoad = 2.5
 
 	lowBits  = 0x0101010101010101
 	highBits = 0x8080808080808080

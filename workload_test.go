@@ -44,13 +44,14 @@ func newWorkload(customers int, zipf float64) *workload {
 	for p := range plans {
 		plans[p] = &floorPlan{features: make(map[string]bool)}
 		for i, f := range w.features {
-			plans[p].features[f] = granted(p, i)
+			plans[p].features[strings.Clone(f)] = granted(p, i)
 		}
 	}
 	for i := range customers {
 		key := fmt.Sprintf("customer-%07d", i)
 		w.customers = append(w.customers, key)
-		// A service's own map has a copy of the key: requests bring theirs along.
+		// What a service looks up in was decoded from an answer: its keys are copies,
+		// of customers here and of features above. Requests bring theirs along.
 		w.floor[strings.Clone(key)] = plans[i%workPlans]
 	}
 	rng := rand.New(rand.NewPCG(1, 2))

@@ -140,9 +140,15 @@ func (l *loader) ask(ctx context.Context, loads []*load) ([]*Entitlements, error
 	return sets, err
 }
 
-// version is the version that is at hand, empty for none.
+// version is the version that may be asked about, empty for none. While delivered
+// usage waits for a figure that contains it, only a body helps: "not modified"
+// says nothing of usage, and where the version covers usage too it would be the
+// answer for as long as nothing more is used.
 func (ld *load) version() string {
 	if ld.prior == nil {
+		return ""
+	}
+	if a := ld.prior.account.Load(); a != nil && a.waits() {
 		return ""
 	}
 	if _, o := ld.prior.content(); o != nil {

@@ -229,6 +229,20 @@ func (m *meter) foldLocked() (current, next int64) {
 	return current, next
 }
 
+// waits reports whether delivered usage waits for a figure that contains it.
+func (a *account) waits() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, m := range *a.meters.Load() {
+		for _, r := range m.records {
+			if r.state == pieceAcked && r.counts == periodCurrent {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // maxSettled is how many settled records a meter keeps apart before they are
 // compacted. A customer that is counted but not checked is not refreshed, so no
 // figure takes them off.

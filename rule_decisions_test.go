@@ -180,3 +180,31 @@ func TestRule21_InvalidKeys(t *testing.T) {
 		require.ErrorIs(t, err, ErrInvalidKey)
 	}
 }
+
+// The version may cover usage, as an ETag does that covers the whole answer. The
+// last delivery can be too close to a figure to be told from it; then only
+// another body settles the view, and "not modified" would be the answer for ever.
+func TestRule19_NotModifiedDoesNotFreezeTheView(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		source := entitlementstest.NewSource(map[string]map[string]Grant{"a": {
+			"calls": {Kind: KindMetered, Enabled: true, Limit: 100},
+		}})
+		sink := entitlementstest.NewSink()
+		sink.Feed(source)
+		c, err := New(Config{Source: source.Conditional(), Sink: sink, TTL: time.Second})
+		require.NoError(t, err)
+		defer c.Close(context.Background())
+		_, err = c.Resolve(t.Context(), "a")
+		require.NoError(t, err)
+		c.Track("a", "calls", 7)
+		require.NoError(t, c.Flush(t.Context()))
+		// Read in the very moment of the delivery: it contains the 7, and nobody can
+		// tell. Counted twice for now, rather than not at all.
+		c.Invalidate("a")
+		d, err := c.Check(t.Context(), "a", "calls")
+		require.NoError(t, err)
+		require.EqualValues(t, 14, d.Used)
+		time.Sleep(3 * time.Second)
+		require.EqualValues(t, 7, c.Decide("a", "calls").Used)
+	})
+}

@@ -22,7 +22,7 @@ type plan struct {
 	first verdicts
 	more  []verdicts
 
-	byNumber []uint16         // index into grants plus one, 0 = not granted
+	byNumber []uint32         // index into grants plus one, 0 = not granted
 	byCode   map[string]int32 // index into grants, of codes that have no number
 }
 
@@ -98,7 +98,7 @@ func newPlan(e *Entitlements, index *featureIndex) *plan {
 	numbers := index.add(codes)
 	p := &plan{
 		name: e.Plan, index: index, grants: make([]grant, 0, len(codes)),
-		more: make([]verdicts, max(0, (len(numbers.codes)-1)/64)), byNumber: make([]uint16, len(numbers.codes)),
+		more: make([]verdicts, max(0, (len(numbers.codes)-1)/64)), byNumber: make([]uint32, len(numbers.codes)),
 	}
 	// What the plan does not have is denied at any time.
 	for n := range numbers.codes {
@@ -123,7 +123,7 @@ func newPlan(e *Entitlements, index *featureIndex) *plan {
 			p.byCode[intern(code)] = int32(len(p.grants) - 1)
 			continue
 		}
-		p.byNumber[n] = uint16(len(p.grants))
+		p.byNumber[n] = uint32(len(p.grants))
 		bit := uint64(1) << (n % 64)
 		if own >= 0 {
 			p.verdictsOf(n).fixed &^= bit

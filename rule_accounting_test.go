@@ -306,7 +306,7 @@ func (b *usageBackend) Deliver(ctx context.Context, batch Batch) error {
 	case 5: // a request that arrives after the client gave up
 		late := batch.Usage
 		go func() {
-			time.Sleep(time.Duration(b.roll(int(10 * time.Second))))
+			time.Sleep(time.Duration(b.roll(10_000)) * time.Millisecond)
 			b.accept(late)
 		}()
 		return errSinkDown

@@ -65,7 +65,7 @@ func TestRule05_StaleIfErrorUntilMaxStaleExactly(t *testing.T) {
 				require.True(t, c.Allowed("a", "x"))
 				require.True(t, cu.Allowed(x))
 				require.False(t, c.Allowed("a", "y"))
-				time.Sleep(1)
+				time.Sleep(time.Nanosecond)
 				d = c.Decide("a", "x")
 				require.Equal(t, ReasonTooStale, d.Reason)
 				require.Equal(t, OriginPolicy, d.Origin)
@@ -123,7 +123,7 @@ func TestRule05_RefreshesAreJittered(t *testing.T) {
 		src := &spy{}
 		c := opened(t, Config{Source: src, TTL: ttl, IdleAfter: -1})
 		loaded(t, c, named("c", 500)...)
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		busiest := func() int {
 			bySecond := map[int64]int{}
 			begin := time.Now()
@@ -376,7 +376,7 @@ func TestRule08_OutageIsSurvived(t *testing.T) {
 					}
 				}
 				down.Store(true)
-				time.Sleep(1)
+				time.Sleep(time.Nanosecond)
 				begin := time.Now()
 				for time.Since(begin) < 10*time.Minute {
 					require.Zero(t, took(checkAll))
@@ -587,14 +587,14 @@ func TestRule23_BoundariesAreExact(t *testing.T) {
 				time.Sleep(expires.Sub(backend()) - 1)
 				require.True(t, c.Allowed("a", "x"))
 				require.True(t, cu.Allowed(x))
-				time.Sleep(1)
+				time.Sleep(time.Nanosecond)
 				require.False(t, c.Allowed("a", "x"))
 				require.False(t, cu.Allowed(x))
 				require.Equal(t, ReasonExpired, c.Decide("a", "x").Reason)
 				time.Sleep(resets.Sub(backend()) - 1)
 				require.Equal(t, ReasonLimitReached, c.Decide("a", "m").Reason)
 				require.False(t, cu.Allowed(m))
-				time.Sleep(1)
+				time.Sleep(time.Nanosecond)
 				d := c.Decide("a", "m")
 				require.True(t, d.Allowed)
 				require.Zero(t, d.Used)
@@ -632,7 +632,7 @@ func TestRule23_NegativeTTLIsExact(t *testing.T) {
 		synctest.Wait()
 		time.Sleep(3*time.Second + 6)
 		require.Equal(t, ReasonUnknownCustomer, c.Decide("a", "x").Reason)
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		require.Equal(t, ReasonLoading, c.Decide("a", "x").Reason)
 		synctest.Wait()
 		require.Len(t, src.seen(), 2)

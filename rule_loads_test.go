@@ -86,8 +86,11 @@ func TestRule06_ColdChecksRunSideBySide(t *testing.T) {
 // A Source that goes wrong is an error to everyone who waits, and to nobody else.
 func TestRule06_ABrokenSourceIsAnErrorToEveryWaiter(t *testing.T) {
 	for name, broken := range map[string]func(release chan struct{}) (*Entitlements, error){
-		"panic":             func(chan struct{}) (*Entitlements, error) { panic("boom") },
-		"nil panic":         func(chan struct{}) (*Entitlements, error) { var m map[string]int; m["a"]++; return nil, nil },
+		"panic": func(chan struct{}) (*Entitlements, error) { panic("boom") },
+		"nil panic": func(chan struct{}) (*Entitlements, error) {
+			var none *Entitlements
+			return &Entitlements{Plan: none.Plan}, nil
+		},
 		"goexit":            func(chan struct{}) (*Entitlements, error) { runtime.Goexit(); return nil, nil },
 		"nothing":           func(chan struct{}) (*Entitlements, error) { return nil, nil },
 		"another customer":  func(chan struct{}) (*Entitlements, error) { return grantedX("b"), nil },

@@ -53,7 +53,7 @@ func requireBalancedUsage(t *testing.T, c *Client, msg ...any) UsageStats {
 	t.Helper()
 	s := c.Stats().Usage
 	require.Equal(t, s.Recorded+s.Restored, s.Delivered+s.Pending+s.InDoubt+s.DeadLettered+s.Dropped,
-		fmt.Sprintf("%v: the account does not balance: %+v", msg, s))
+		"%v: the account does not balance: %+v", msg, s)
 	var reasons uint64
 	for _, n := range s.DroppedBy {
 		reasons += n

@@ -110,7 +110,7 @@ func checkNoFeatures(h SourceHarness) error {
 func isUnknown(e *entitlements.Entitlements, err error) error {
 	switch {
 	case !errors.Is(err, entitlements.ErrUnknownCustomer):
-		return fmt.Errorf("unknown customer: got (%v, %v), want ErrUnknownCustomer", e, err)
+		return fmt.Errorf("unknown customer: got (%v, %w), want ErrUnknownCustomer", e, err)
 	case entitlements.IsPermanent(err):
 		return fmt.Errorf("unknown customer: %w is Permanent, which shuts the door for all customers", err)
 	}

@@ -52,7 +52,7 @@ func TestSourceScript(t *testing.T) {
 		require.NoError(t, err)
 		e, err = s.Fetch(t.Context(), "a")
 		require.NoError(t, err)
-		require.Equal(t, map[string]entitlements.Grant(sso), e.Features)
+		require.Equal(t, sso, e.Features)
 		require.Equal(t, 2, s.Calls("a"))
 		require.Equal(t, 4, s.TotalCalls())
 

@@ -56,9 +56,16 @@ func endToEnd(t *testing.T, family paylera.Family, seed uint64) {
 	require.NoError(t, err)
 
 	faults := []entitlementstest.Fault{
-		{Reset: true}, {Reset: true, After: true}, {Truncate: true},
-		{Status: 500}, {Status: 503, After: true}, {Status: 502, Gateway: true},
-		{Status: 429, RetryAfter: time.Second}, {Latency: 3 * time.Second}, {Latency: 20 * time.Second, After: true}, {Body: "{"},
+		{Reset: true},
+		{Reset: true, After: true},
+		{Truncate: true},
+		{Status: 500},
+		{Status: 503, After: true},
+		{Status: 502, Gateway: true},
+		{Status: 429, RetryAfter: time.Second},
+		{Latency: 3 * time.Second},
+		{Latency: 20 * time.Second, After: true},
+		{Body: "{"},
 	}
 	used := make(map[string]int64)
 	for range 300 {

@@ -3,7 +3,6 @@ package entitlements
 import (
 	"context"
 	"errors"
-	"fmt"
 	"math"
 	"slices"
 	"sync/atomic"
@@ -30,9 +29,8 @@ var (
 		dropUndelivered: ErrClosed,
 		dropNoSink:      nil,
 	}
-	errInDoubt  = errors.New("entitlements: usage in doubt: sent without an answer for longer than the sink dedupes")
-	errExpired  = errors.New("entitlements: usage not delivered within Config.RetryFor")
-	errConfused = errors.New("entitlements: sink answered with an index outside the batch")
+	errInDoubt = errors.New("entitlements: usage in doubt: sent without an answer for longer than the sink dedupes")
+	errExpired = errors.New("entitlements: usage not delivered within Config.RetryFor")
 )
 
 // dispatch starts what may be started, and returns how long nothing more will be
@@ -161,16 +159,6 @@ func (b *batcher) tooLate(age int64) bool {
 	return age >= window-min(window/4, int64(b.cfg.FlushTimeout))
 }
 
-// suspectLocked reports whether a record must travel alone.
-func (b *batcher) suspectLocked(r *record, now int64) bool {
-	key := suspect{r.meter.account.customer, r.meter.feature}
-	until, ok := b.suspects[key]
-	if ok && now >= until {
-		delete(b.suspects, key)
-	}
-	return ok && now < until
-}
-
 func (b *batcher) paceLocked(now int64, records int) {
 	if b.limits.Rate > 0 {
 		b.paceAt = now + int64(float64(records)/b.limits.Rate*float64(time.Second))
@@ -249,97 +237,6 @@ func (b *batcher) deliver(ctx context.Context, d *delivery, probe bool) {
 	free()
 }
 
-// fate is what a sink told of one record.
-type fate uint8
-
-const (
-	fateAccepted fate = iota
-	fateRetry         // certainly not accepted
-	fateUnknown       // sent, and no answer that tells
-	fateRejected
-)
-
-// outcome is what a sink told of a batch.
-type outcome struct {
-	fates   []fate
-	reasons map[int]error // of the rejected
-	bisect  bool          // the batch was refused because of a record in it
-	verdict verdict
-	after   time.Duration
-	err     error
-}
-
-// readOutcome reads the answer of Deliver by the table in [Sink].
-func readOutcome(err error, n int) outcome {
-	o := outcome{fates: make([]fate, n), err: err}
-	all := func(f fate) {
-		for i := range o.fates {
-			o.fates[i] = f
-		}
-	}
-	if err == nil {
-		return o
-	}
-	var partial *DeliveryError
-	if errors.As(err, &partial) && partial != nil {
-		o.readPartial(partial, all)
-		return o
-	}
-	if after, ok := RetryDelay(err); ok {
-		o.after, o.verdict = min(after, forever), verdictFailed
-		if after > 0 {
-			o.verdict = verdictBusy
-		}
-		all(fateRetry)
-		return o
-	}
-	if IsPermanent(err) {
-		all(fateRejected)
-		o.bisect = n > 1
-		return o
-	}
-	o.verdict = verdictFailed
-	if errors.Is(err, context.DeadlineExceeded) {
-		o.verdict = verdictTimedOut
-	}
-	all(fateUnknown)
-	return o
-}
-
-// readPartial reads an answer record by record. The severest word on a record
-// counts, and an index outside the batch makes all of it unknown.
-func (o *outcome) readPartial(partial *DeliveryError, all func(fate)) {
-	n, confused := len(o.fates), false
-	mark := func(i int, f fate) {
-		if i < 0 || i >= n {
-			confused = true
-			return
-		}
-		o.fates[i] = max(o.fates[i], f)
-	}
-	o.reasons = make(map[int]error, len(partial.Rejected))
-	for _, i := range partial.Retry {
-		mark(i, fateRetry)
-	}
-	for _, i := range partial.Unknown {
-		mark(i, fateUnknown)
-	}
-	for _, r := range partial.Rejected {
-		mark(r.Index, fateRejected)
-		o.reasons[r.Index] = r.Err
-	}
-	if confused {
-		o.err, o.verdict = fmt.Errorf("%w: %w", errConfused, partial), verdictFailed
-		all(fateUnknown)
-		return
-	}
-	o.after = min(max(0, partial.After), forever)
-	open := slices.Contains(o.fates, fateRetry) || slices.Contains(o.fates, fateUnknown)
-	if open && !slices.Contains(o.fates, fateAccepted) {
-		o.verdict = verdictFailed // else the door is open: some of it got through
-	}
-}
-
 // apply settles the records of a delivery by its outcome, and returns what is to
 // be tried again.
 func (b *batcher) apply(d *delivery, o outcome, sent, now int64) []*delivery {
@@ -403,30 +300,6 @@ func (b *batcher) apply(d *delivery, o outcome, sent, now int64) []*delivery {
 	}
 	d.notYet = now + int64(wait)
 	return []*delivery{d}
-}
-
-// suspectNow lets the usage of a record's feature travel alone for a while.
-func (b *batcher) suspectNow(r *record, now int64, reason error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if len(b.suspects) == 0 {
-		b.cfg.Logger.Warn("entitlements: usage was refused for good", "feature", r.meter.feature, "error", reason)
-	}
-	key := suspect{r.meter.account.customer, r.meter.feature}
-	if _, known := b.suspects[key]; !known && len(b.suspects) >= maxSuspects {
-		var soonest suspect
-		for other, until := range b.suspects {
-			if now >= until {
-				delete(b.suspects, other)
-			} else if end, ok := b.suspects[soonest]; !ok || until < end {
-				soonest = other
-			}
-		}
-		if len(b.suspects) >= maxSuspects {
-			delete(b.suspects, soonest)
-		}
-	}
-	b.suspects[key] = now + isolation
 }
 
 // eachRecord calls f with every record that is not settled, under its account's

@@ -73,17 +73,6 @@ type intake struct {
 	_      [64]byte
 }
 
-// suspect is whose usage was refused for good a moment ago.
-type suspect struct{ customer, feature string }
-
-const (
-	// isolation is how long the usage of a suspect travels alone.
-	isolation = int64(10 * time.Minute)
-
-	// maxSuspects bounds the memory for them.
-	maxSuspects = 1024
-)
-
 // usageTally counts calls by where they ended up.
 type usageTally struct {
 	delivered, inDoubt, deadLettered atomic.Uint64

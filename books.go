@@ -69,9 +69,28 @@ func (b *books) obtain(hash uint64, customer string) *account {
 	return a
 }
 
+// show lets an entry that left the cache, but that a handle still reads, show its
+// customer's account: nobody else brings the two together any more.
+func (b *books) show(e *entry) {
+	key := e.key()
+	a := b.find(hashOf(key), key)
+	if a == nil || a == e.account.Load() {
+		return
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if !a.retired {
+		b.bindLocked(a, e)
+	}
+}
+
 // bindLocked lets a cached entry show an account. Both locks are held.
 func (b *books) bindLocked(a *account, e *entry) {
-	a.entry = e
+	if a.entry == nil || a.entry.gone.Load() {
+		a.entry = e
+	}
 	if p, o := e.content(); o != nil {
 		for _, m := range *a.meters.Load() {
 			if g := p.look(m.feature); g != nil && g.own >= 0 && m.figure.fetched == 0 {

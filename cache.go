@@ -71,7 +71,12 @@ func newCache(customers int) (*cache, error) {
 // when that had lost it.
 func (c *cache) find(hash uint64, key string) *entry {
 	e := c.table.find(hash, key)
-	if e == nil && c.table.displaced(hash) {
+	switch {
+	case e != nil:
+	case !c.table.displaced(hash):
+		// Between the two looks it may have been put back.
+		e = c.table.find(hash, key)
+	default:
 		c.mu.Lock()
 		e = c.byKey[key]
 		c.mu.Unlock()
@@ -115,7 +120,11 @@ func (c *cache) add(hash uint64, e *entry) *entry {
 	if there := c.table.find(hash, e.key()); there != nil && !there.gone.Load() {
 		return there
 	}
-	if c.table.displaced(hash) {
+	if !c.table.displaced(hash) {
+		if there := c.table.find(hash, e.key()); there != nil && !there.gone.Load() {
+			return there // put back between the two looks
+		}
+	} else {
 		there := c.byKey[e.key()]
 		if there == nil {
 			there = c.ask(hash)

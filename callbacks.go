@@ -24,19 +24,24 @@ type callbacks struct {
 
 // enqueue never blocks. What does not fit is dropped.
 func (c *callbacks) enqueue(f func()) {
+	if queued, dropped := c.queueUp(f); dropped {
+		c.log.Warn("entitlements: a callback is too slow, calls of it are dropped", "queued", queued)
+	}
+}
+
+// queueUp reports the first of a row of drops.
+func (c *callbacks) queueUp(f func()) (queued int, dropped bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.bound > 0 && len(c.queue) >= c.bound {
-		if !c.full {
-			c.full = true
-			c.log.Warn("entitlements: a callback is too slow, calls of it are dropped", "queued", len(c.queue))
-		}
-		return
+		dropped, c.full = !c.full, true
+		return len(c.queue), dropped
 	}
 	c.queue = append(c.queue, f)
 	if !c.busy {
 		c.busy = c.running.start(c.run)
 	}
+	return len(c.queue), false
 }
 
 func (c *callbacks) run() {

@@ -83,6 +83,7 @@ func (cu Customer) Decide(f Feature) Decision {
 	if e != nil && c.cache.find(hash, cu.key) == nil {
 		// It made room for others after the handle was made. What was resolved
 		// stays answerable for as long as it is fresh enough.
+		c.usage.books.show(e)
 		if d, ok := c.answer(e, number, f.code); ok {
 			return d
 		}
@@ -123,6 +124,8 @@ func (cu Customer) All() iter.Seq2[string, Decision] {
 		if e == nil || e.gone.Load() {
 			if found := c.cache.find(hashOf(cu.key), cu.key); found != nil {
 				e = found
+			} else if e != nil {
+				c.usage.books.show(e)
 			}
 		}
 		if e == nil {

@@ -298,7 +298,7 @@ func (b *batcher) apply(d *delivery, o outcome, sent, now int64) []*delivery {
 			wait = max(wait, d.wait.MaxInterval)
 		}
 	}
-	d.notYet = now + int64(wait)
+	d.notYet = now + int64(min(wait, longestPause))
 	return []*delivery{d}
 }
 

@@ -124,7 +124,20 @@ func (d *door) open(now int64) bool {
 // done learns how a call went.
 func (d *door) done(now int64, probe bool, v verdict, after time.Duration, err error) {
 	d.mu.Lock()
-	defer d.mu.Unlock()
+	was := d.tripped
+	d.learnLocked(now, probe, v, after, err)
+	is, failures := d.tripped, d.failures
+	d.mu.Unlock()
+	// The log is somebody else's code.
+	switch {
+	case was && !is:
+		d.log.Info("entitlements: door is open again", "door", d.name)
+	case is && !was:
+		d.log.Warn("entitlements: door is shut, probing", "door", d.name, "failures", failures, "error", err)
+	}
+}
+
+func (d *door) learnLocked(now int64, probe bool, v verdict, after time.Duration, err error) {
 	if probe {
 		d.probing = false
 	}
@@ -141,7 +154,6 @@ func (d *door) done(now int64, probe bool, v verdict, after time.Duration, err e
 			}
 			d.wait.Reset()
 			d.slow.Reset()
-			d.log.Info("entitlements: door is open again", "door", d.name)
 		}
 		return
 	}
@@ -163,10 +175,7 @@ func (d *door) done(now int64, probe bool, v verdict, after time.Duration, err e
 	}
 	pause := wait.NextBackOff()
 	d.until = max(d.until, now+int64(pause))
-	if !d.tripped {
-		d.tripped = true
-		d.log.Warn("entitlements: door is shut, probing", "door", d.name, "failures", d.failures, "error", err)
-	}
+	d.tripped = true
 }
 
 // spend takes a retry out of the budget, and reports false when there is none.

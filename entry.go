@@ -179,6 +179,7 @@ var erased = new(plan)
 func (e *entry) erase() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	e.until.Store(0)
 	e.plan.Store(erased)
 	e.own.Store(nil)
 }

@@ -145,16 +145,13 @@ func (l *loader) ask(ctx context.Context, loads []*load) ([]*Entitlements, error
 // says nothing of usage, and where the version covers usage too it would be the
 // answer for as long as nothing more is used.
 func (ld *load) version() string {
-	if ld.prior == nil {
+	if ld.own == nil {
 		return ""
 	}
 	if a := ld.prior.account.Load(); a != nil && a.waits() {
 		return ""
 	}
-	if _, o := ld.prior.content(); o != nil {
-		return o.version
-	}
-	return ""
+	return ld.own.version
 }
 
 // check refuses answers that must not be installed.

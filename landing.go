@@ -31,7 +31,7 @@ func (l *loader) land(hash uint64, a *attempt, err error) (e *entry, before *Ent
 	staleSeq, forgotten := a.staleSeq, a.forgotten
 	l.mu.Unlock()
 	switch {
-	case err == nil, errors.Is(err, ErrNotModified) && ld.prior != nil:
+	case err == nil, errors.Is(err, ErrNotModified) && ld.plan != nil:
 		e, before = l.install(hash, ld, staleSeq, forgotten)
 		l.unremember(hash, ld.customer)
 		return e, before, nil
@@ -157,9 +157,8 @@ func (l *loader) install(hash uint64, ld *load, staleSeq uint64, forgotten bool)
 
 func (l *loader) installLocked(hash uint64, e *entry, ld *load) (before *Entitlements) {
 	e.fetched.Store(ld.sent)
-	if ld.set == nil && e.plan.Load() == nil {
-		p, o := ld.prior.content() // not modified, and evicted meanwhile
-		e.storeLocked(p, l.settleOwn(hash, e, p, o, nil, nil))
+	if ld.set == nil && e.plan.Load() == nil { // not modified, and evicted meanwhile
+		e.storeLocked(ld.plan, l.settleOwn(hash, e, ld.plan, ld.own, nil, nil))
 	}
 	if ld.set != nil {
 		if l.watched() {

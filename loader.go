@@ -60,6 +60,8 @@ type load struct {
 	customer string
 	class    loadClass
 	prior    *entry // what was cached when it was queued, nil for nothing
+	plan     *plan  // its content then, nil for none: it may be forgotten since
+	own      *own
 
 	queued  bool // guarded by loader.mu
 	started bool // guarded by loader.mu: served, or withdrawn
@@ -224,7 +226,9 @@ func (l *loader) run(customer string, class loadClass) (landing, error) {
 	}
 	l.mu.Unlock()
 	ld := a.load
-	ld.prior = l.cache.find(hash, customer)
+	if ld.prior = l.cache.find(hash, customer); ld.prior != nil && !ld.prior.blank() {
+		ld.plan, ld.own = ld.prior.content()
+	}
 	err := l.enqueue(ld)
 	if err == nil {
 		err = l.turn(ld)
@@ -232,17 +236,21 @@ func (l *loader) run(customer string, class loadClass) (landing, error) {
 	e, before, err := l.land(hash, a, err)
 
 	// An Invalidate or Forget that came before this found the attempt, one that
-	// comes after it finds the entry.
+	// comes after it finds the entry. What a Forget missed goes while nobody else
+	// can load the customer.
 	l.mu.Lock()
+	if a.forgotten {
+		l.mu.Unlock()
+		l.cache.forget(hash, customer)
+		l.unremember(hash, customer)
+		l.mu.Lock()
+	}
 	delete(l.attempts, customer)
 	// Whoever asks from here on gets a flight of its own: this one is over.
 	l.flights.group.Forget(customer)
 	staleSeq, forgotten := a.staleSeq, a.forgotten
 	l.mu.Unlock()
 	switch {
-	case forgotten:
-		l.cache.forget(hash, customer)
-		l.unremember(hash, customer)
 	case e != nil:
 		e.markStale(staleSeq)
 	case staleSeq > ld.sequence:

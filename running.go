@@ -138,6 +138,10 @@ func protect[V any](ctx context.Context, r *running, ended func(), fn func() (V,
 			ended()
 		}()
 		r.abroad(func() { a.v, a.err = fn() })
+		// A nil pointer of an error type is an error that panics when it is looked
+		// into. Look here, where that is the callee's panic.
+		_, _ = RetryDelay(a.err)
+		_ = errors.Is(a.err, errGoexit)
 	})
 	if !started {
 		ended()

@@ -17,7 +17,8 @@ import (
 //   - [*DeliveryError]: record by record.
 //   - [Permanent]: nothing was accepted, since at least one record is bad. The
 //     batch is halved until the bad ones are alone; those are dead letters.
-//   - [RetryAfter], [Unsent]: nothing was accepted; all of it is tried again.
+//   - [RetryAfter], [Unsent]: nothing was accepted; all of it is tried again, after
+//     the wait that was asked for or five minutes, whichever is shorter.
 //   - any other error, or a panic: unknown. It is tried again with the same IDs
 //     while the backend still knows them ([SinkLimits.DedupWindow]); after that
 //     the records are parked as in doubt, since resending could bill twice.

@@ -16,10 +16,15 @@ const (
 // suspectNow lets the usage of a record's feature travel alone for a while.
 func (b *batcher) suspectNow(r *record, now int64, reason error) {
 	b.mu.Lock()
-	defer b.mu.Unlock()
-	if len(b.suspects) == 0 {
+	first := len(b.suspects) == 0
+	b.suspectAddLocked(r, now)
+	b.mu.Unlock()
+	if first {
 		b.cfg.Logger.Warn("entitlements: usage was refused for good", "feature", r.meter.feature, "error", reason)
 	}
+}
+
+func (b *batcher) suspectAddLocked(r *record, now int64) {
 	key := suspect{r.meter.account.customer, r.meter.feature}
 	if _, known := b.suspects[key]; !known && len(b.suspects) >= maxSuspects {
 		var soonest suspect

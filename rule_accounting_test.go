@@ -558,7 +558,8 @@ func TestRule19_RolloverIsSeenAtTheMomentOfTheCheck(t *testing.T) {
 		g := usageGrant(10, 7)
 		g.PeriodStart, g.ResetsAt = start.Add(-time.Hour), start.Add(90*time.Second+5*time.Millisecond)
 		src := entitlementstest.NewSource(map[string]map[string]Grant{"c": {"api": g}})
-		c := usageClient(t, Config{Source: src, Sink: entitlementstest.NewSink(), TTL: time.Hour})
+		// No refresh comes in between: the source does not know what the sink took.
+		c := usageClient(t, Config{Source: src, Sink: entitlementstest.NewSink(), TTL: time.Hour, DenyTTL: -1})
 		_, err := c.Resolve(t.Context(), "c")
 		require.NoError(t, err)
 		c.Track("c", "api", 2)

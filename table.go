@@ -28,8 +28,8 @@ const (
 	setWays = 7
 
 	// setLoad is the mean number of entries in a set when as many customers are
-	// cached as may be. At 2.5 of 7, one in 500 does not fit in its own, and a
-	// look-up behind the table costs ten of those in it.
+	// cached as may be. At 2.5 of 7 hardly any does not fit in its own (Poisson: one
+	// in some hundreds), and a look-up behind the table is a slow one.
 	setLoad = 2.5
 
 	lowBits  = 0x0101010101010101

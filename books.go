@@ -69,6 +69,31 @@ func (b *books) obtain(hash uint64, customer string) *account {
 	return a
 }
 
+// lock returns the account of a customer, locked.
+func (b *books) lock(hash uint64, customer string) *account {
+	for {
+		if a := b.obtain(hash, customer); a.lock() {
+			return a
+		}
+	}
+}
+
+// lockShown is lock for the customer of an entry, which shows the account from
+// then on, be it in the cache or only in somebody's hand.
+func (b *books) lockShown(e *entry) *account {
+	key := e.key()
+	hash := hashOf(key)
+	for {
+		a := b.obtain(hash, key)
+		if e.account.Load() != a {
+			b.show(e)
+		}
+		if a.lock() {
+			return a
+		}
+	}
+}
+
 // show lets an entry that left the cache, but that a handle still reads, show its
 // customer's account: nobody else brings the two together any more.
 func (b *books) show(e *entry) {
@@ -91,12 +116,8 @@ func (b *books) bindLocked(a *account, e *entry) {
 	if a.entry == nil || a.entry.gone.Load() {
 		a.entry = e
 	}
-	if p, o := e.content(); o != nil {
-		for _, m := range *a.meters.Load() {
-			if g := p.look(m.feature); g != nil && g.own >= 0 && m.figure.fetched == 0 {
-				m.installLocked(o.figures[g.own], 0)
-			}
-		}
+	for m := range a.meters() {
+		m.learnLocked(e)
 	}
 	e.account.Store(a)
 }

@@ -21,6 +21,7 @@ func (c *Client) shutDown(ctx context.Context) {
 	c.clock.close() // every later call finds the client closed
 	err := c.usage.close(ctx)
 	c.dead.wait(ctx)
+	c.warnings.wait(ctx)
 	c.changes.calls.wait(ctx)
 
 	c.running.close()

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"math"
+	"slices"
 	"time"
 )
 
@@ -28,6 +30,19 @@ type Config struct {
 
 	// TTL is the age at which a snapshot in use is refreshed in the background.
 	// Checks go on being answered from it meanwhile. Defaults to 30 s.
+	//
+	// It also bounds by how much R processes can pass a hard limit that they
+	// share, each of which counts what it allows at once, and sees what the
+	// others allowed when they have delivered it and its snapshot was fetched
+	// after that:
+	//
+	//	overshoot ≤ (R − 1) × rate × (FlushInterval + delivery + age)
+	//
+	// rate is what one process allows per second, delivery the time that a Deliver
+	// takes, and age the [Decision.Age] of the last that was allowed: at most TTL +
+	// [SourceStats.BehindBy] + the time that a fetch takes for a customer in use
+	// while the Source answers, at most MaxStale for one that was idle, or in an
+	// outage. A backend whose reads lag adds that lag.
 	TTL time.Duration
 
 	// DenyTTL is the age past which a denial also asks for a refresh, so that a
@@ -83,7 +98,8 @@ type Config struct {
 	FlushConcurrency int
 
 	// MaxPending is the most records kept in memory until they are delivered.
-	// When half of it is full a flush starts early. Defaults to 100 000.
+	// When half of it is full a flush starts early. What an allowed Use counts is
+	// kept for its view past that, until its period ends. Defaults to 100 000.
 	MaxPending int
 
 	// Overflow says what goes when MaxPending is reached. Defaults to
@@ -102,6 +118,27 @@ type Config struct {
 	// may really be: accepted usage stays in the local view that much longer.
 	// Defaults to 0.
 	UsageLag time.Duration
+
+	// ReservationTTL is how long a reservation holds its units when it is neither
+	// committed, released nor renewed. Defaults to 15 min.
+	ReservationTTL time.Duration
+
+	// OnUsage is called when a customer has used a level of a metered feature's
+	// limit, here or elsewhere: once per level, customer, feature and period, in
+	// every process. It runs on a goroutine of its own, one call at a time; at most
+	// 1024 calls wait for it. What was told is remembered for MaxCustomers
+	// features of customers. Defaults to nil.
+	OnUsage func(UsageLevel)
+
+	// UsageLevels are the shares of the limit at which OnUsage is called, above 0.
+	// Defaults to 0.8 and 1.
+	UsageLevels []float64
+
+	// Shadow is the features in shadow mode, "*" for all: what would be denied is
+	// let through with [Decision.Shadowed], and counted in
+	// [DecisionStats.ShadowedBy]. [Client.SetShadow] changes it at run time.
+	// Defaults to nil.
+	Shadow []string
 
 	// DeadLetter is called with every record that is given up, and why: on a
 	// goroutine of its own, one call at a time. Defaults to nil: such records
@@ -135,6 +172,7 @@ func (c Config) withDefaults() (Config, error) {
 	v.duration("FlushInterval", &c.FlushInterval, time.Second, time.Millisecond, 0)
 	v.duration("FlushTimeout", &c.FlushTimeout, 10*time.Second, time.Millisecond, 0)
 	v.duration("RetryFor", &c.RetryFor, 7*24*time.Hour, time.Millisecond, 0)
+	v.duration("ReservationTTL", &c.ReservationTTL, 15*time.Minute, time.Millisecond, 0)
 	if c.UsageLag != 0 {
 		v.duration("UsageLag", &c.UsageLag, 0, time.Millisecond, 0)
 	}
@@ -164,7 +202,19 @@ func (c Config) withDefaults() (Config, error) {
 			v.fail("Aggregations[%q] must be AggregateSum, AggregateMax, AggregateLast or AggregateUnique, got %d", feature, aggregation)
 		}
 	}
-	// The caller's maps stay the caller's.
+	for _, feature := range c.Shadow {
+		v.feature("Shadow", feature)
+	}
+	for _, level := range c.UsageLevels {
+		if !(level > 0 && level <= math.MaxFloat32) {
+			v.fail("UsageLevels must be above 0, got %v", level)
+		}
+	}
+	// The caller's maps and slices stay the caller's.
+	c.UsageLevels = slices.Compact(slices.Sorted(slices.Values(c.UsageLevels)))
+	if len(c.UsageLevels) == 0 {
+		c.UsageLevels = []float64{0.8, 1}
+	}
 	c.FeaturePolicy = maps.Clone(c.FeaturePolicy)
 	c.Aggregations = maps.Clone(c.Aggregations)
 	if c.Logger == nil {

@@ -32,12 +32,19 @@ type answer uint8
 const (
 	freshAllowed answer = iota
 	freshDenied
+	freshUsed // allowed, and recorded
 	staleAllowed
 	staleDenied
+	staleUsed
 	policyAllowed
 	policyDenied
 	answers
 )
+
+// calls is how many calls recorded usage.
+func (s *stripe) calls() uint64 {
+	return s.recorded.Load() + s.decisions[freshUsed].Load() + s.decisions[staleUsed].Load()
+}
 
 func newStripes() *stripes {
 	log := bits.Len(uint(8*runtime.GOMAXPROCS(0) - 1))
@@ -81,13 +88,18 @@ const (
 // denialCounts has a few lanes, picked like a stripe.
 type denialCounts struct {
 	lanes [denialLanes]struct {
-		by [reasonCount]atomic.Uint64
-		_  [128 - 8*reasonCount]byte
+		by       [reasonCount]atomic.Uint64
+		shadowed [reasonCount]atomic.Uint64 // those that were let through
+		_        [256 - 16*int(reasonCount)]byte
 	}
 }
 
 func (c *denialCounts) add(reason Reason, lane uint64) {
 	c.lanes[lane%denialLanes].by[reason].Add(1)
+}
+
+func (c *denialCounts) addShadowed(reason Reason, lane uint64) {
+	c.lanes[lane%denialLanes].shadowed[reason].Add(1)
 }
 
 // denials returns the counters of a feature.
@@ -121,13 +133,16 @@ func (d *denials) grow(feature string) *denialCounts {
 }
 
 // deniedBy reads all of them.
-func (c *Client) deniedBy() map[Denial]uint64 {
-	out := make(map[Denial]uint64)
+func (c *Client) deniedBy() (denied, shadowed map[Denial]uint64) {
+	denied, shadowed = make(map[Denial]uint64), make(map[Denial]uint64)
 	read := func(feature string, counts *denialCounts) {
 		for reason := range reasonCount {
 			for lane := range counts.lanes {
 				if n := counts.lanes[lane].by[reason].Load(); n > 0 {
-					out[Denial{feature, reason}] += n
+					denied[Denial{feature, reason}] += n
+				}
+				if n := counts.lanes[lane].shadowed[reason].Load(); n > 0 {
+					shadowed[Denial{feature, reason}] += n
 				}
 			}
 		}
@@ -140,5 +155,5 @@ func (c *Client) deniedBy() map[Denial]uint64 {
 		read(feature, counts)
 	}
 	read("", &c.counters.denials.others)
-	return out
+	return denied, shadowed
 }

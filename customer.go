@@ -56,7 +56,7 @@ func (cu Customer) Allowed(f Feature) bool {
 	if e := cu.entry; e != nil {
 		if now := cu.client.clock.coarse.Load(); now < e.until.Load() {
 			if f.index == cu.client.features {
-				if fixed, enabled := e.plan.Load().verdict(f.number); fixed {
+				if fixed, enabled := e.plan.Load().verdict(f.number); fixed && (enabled || !cu.client.shadows()) {
 					cu.client.served(e, f.number, enabled, now)
 					return enabled
 				}
@@ -67,28 +67,49 @@ func (cu Customer) Allowed(f Feature) bool {
 }
 
 // Decide is [Client.Decide].
-func (cu Customer) Decide(f Feature) Decision {
+func (cu Customer) Decide(f Feature) (d Decision) {
+	cu.ask(f, &question{}, &d)
+	return d
+}
+
+// Use is [Client.Use].
+func (cu Customer) Use(f Feature, n int64) (d Decision) {
+	cu.ask(f, &question{n: n, take: takeUse}, &d)
+	return d
+}
+
+// Reserve is [Client.Reserve].
+func (cu Customer) Reserve(f Feature, n int64) (r *Reservation, d Decision) {
+	q := question{n: n, take: takeHold}
+	cu.ask(f, &q, &d)
+	return q.held, d
+}
+
+// ask answers a question about this customer.
+func (cu Customer) ask(f Feature, q *question, d *Decision) {
 	c := cu.client
 	if c == nil {
-		return Decision{}
+		return
 	}
-	number := f.numberIn(c)
+	q.customer, q.feature, q.number = cu.key, f.code, f.numberIn(c)
+	if q.take != takeNothing && c.badUse(q) {
+		c.use(q, d)
+		return
+	}
 	e := cu.entry
-	if e != nil && !e.gone.Load() {
-		if d, ok := c.answer(e, number, f.code); ok {
-			return d
-		}
+	if e != nil && !e.gone.Load() && c.answer(e, q, d) {
+		return
 	}
 	hash := hashOf(cu.key)
 	if e != nil && c.cache.find(hash, cu.key) == nil {
 		// It made room for others after the handle was made. What was resolved
 		// stays answerable for as long as it is fresh enough.
 		c.usage.books.show(e)
-		if d, ok := c.answer(e, number, f.code); ok {
-			return d
+		if c.answer(e, q, d) {
+			return
 		}
 	}
-	return c.decide(hash, cu.key, number, f.code)
+	c.decide(hash, q, d)
 }
 
 // Number is [Client.Number].
@@ -137,12 +158,14 @@ func (cu Customer) All() iter.Seq2[string, Decision] {
 			return
 		}
 		for i := range p.grants {
-			d := c.judge(e, c.features.find(p.grants[i].code), p.grants[i].code)
+			code := p.grants[i].code
+			var d Decision
+			c.judge(e, &question{feature: code, number: c.features.find(code)}, &d)
 			d.Age, d.Origin = e.age(now), OriginFresh
 			if now >= e.staleAt.Load() {
 				d.Origin = OriginStale
 			}
-			if !yield(p.grants[i].code, d) {
+			if !yield(code, d) {
 				return
 			}
 		}

@@ -35,63 +35,88 @@ func (c *Client) reconsider(e *entry, now int64) {
 	}
 }
 
+// question is one check on its way to its answer.
+type question struct {
+	customer, feature string
+	number            int   // of the feature
+	n                 int64 // units that are asked for
+	take              take
+	event             *Usage       // that takeUse counts; nil for n units
+	held              *Reservation // that takeHold made
+}
+
+// take is what becomes of the units when they are allowed.
+type take uint8
+
+const (
+	takeNothing take = iota // Decide
+	takeUse                 // they are counted
+	takeHold                // they are held
+)
+
 // decide answers every question that the hot path does not: from the table's
-// entry, from one that the table has lost, or by policy.
-func (c *Client) decide(hash uint64, customer string, number int, feature string) Decision {
-	e := c.cache.table.find(hash, customer)
-	if e != nil {
-		if d, ok := c.answer(e, number, feature); ok {
-			return d
-		}
+// entry, from one that the table has lost, or by policy. d is the zero Decision,
+// and is filled in: it is too large to be handed up from function to function.
+func (c *Client) decide(hash uint64, q *question, d *Decision) {
+	e := c.cache.table.find(hash, q.customer)
+	if e != nil && c.answer(e, q, d) {
+		return
 	}
 	if c.clock.closed() {
-		return c.byPolicy(nil, feature, number, ReasonClosed)
+		c.byPolicy(nil, q, d, ReasonClosed)
+		return
 	}
-	if !validKey(customer) || !validKey(feature) {
-		return c.refuse(feature, ReasonInvalid)
+	if !validKey(q.customer) || !validKey(q.feature) {
+		c.refuse(q, d, ReasonInvalid)
+		return
 	}
-	if negative := c.loader.remembered(hash, customer); e == nil && negative != nil {
+	if negative := c.loader.remembered(hash, q.customer); e == nil && negative != nil {
 		if negative.reason == ReasonUnknownCustomer {
-			return c.refuse(feature, ReasonUnknownCustomer)
+			c.refuse(q, d, ReasonUnknownCustomer)
+		} else {
+			c.byPolicy(nil, q, d, negative.reason)
 		}
-		return c.byPolicy(nil, feature, number, negative.reason)
+		return
 	}
-	if e = c.cache.find(hash, customer); e != nil {
-		if d, ok := c.answer(e, number, feature); ok {
-			return d
+	if e = c.cache.find(hash, q.customer); e != nil {
+		if c.answer(e, q, d) {
+			return
 		}
 		if !e.blank() {
 			e.touch(c.clock.coarse.Load())
 			if c.loader.failedLately(e) == nil {
-				c.loader.prefetch(customer) // ahead of the refreshes: nothing answers
+				c.loader.prefetch(q.customer) // ahead of the refreshes: nothing answers
 			}
-			return c.byPolicy(e, feature, number, ReasonTooStale)
+			c.byPolicy(e, q, d, ReasonTooStale)
+			return
 		}
 	}
-	if !c.loader.prefetch(customer) {
-		return c.byPolicy(nil, feature, number, ReasonUnavailable)
+	reason := ReasonLoading
+	if !c.loader.prefetch(q.customer) {
+		reason = ReasonUnavailable
 	}
-	return c.byPolicy(nil, feature, number, ReasonLoading)
+	c.byPolicy(nil, q, d, reason)
 }
 
 // answer decides from a snapshot. It reports false when the snapshot is too old
 // to answer, has no content yet, or the Client is closed.
-func (c *Client) answer(e *entry, number int, feature string) (Decision, bool) {
+func (c *Client) answer(e *entry, q *question, d *Decision) bool {
 	now := c.clock.coarse.Load()
 	if now >= e.until.Load() {
 		if now == closedTime {
-			return Decision{}, false
+			return false
 		}
 		now = c.clock.precise()
 		if now-e.fetched.Load() >= int64(c.cfg.MaxStale) || e.blank() {
-			return Decision{}, false
+			return false
 		}
 	}
-	d := c.judge(e, number, feature)
-	d.Age = e.age(now)
+	c.judge(e, q, d)
 	if d.Reason == ReasonInvalid {
-		return c.refuse(feature, ReasonInvalid), true
+		c.refuse(q, d, ReasonInvalid)
+		return true
 	}
+	d.Age = e.age(now)
 	count := freshAllowed
 	d.Origin = OriginFresh
 	if now >= e.staleAt.Load() {
@@ -101,104 +126,148 @@ func (c *Client) answer(e *entry, number int, feature string) (Decision, bool) {
 		}
 	}
 	e.touch(now)
-	if !d.Allowed {
-		count++
-		c.denied(feature, d.Reason)
+	if !granted(d) {
 		c.reconsider(e, now)
 	}
-	if c.counters.mine().decisions[count].Add(1)&sampleMask == 0 {
+	if c.count(d, q.feature, count)&sampleMask == 0 {
 		c.cache.sample(e)
 	}
-	return d, true
+	return true
 }
 
-// judge is the verdict of an entry's snapshot, whatever its age.
-func (c *Client) judge(e *entry, number int, feature string) Decision {
-	p, o := e.content()
-	if number == noFeature {
-		number = c.features.find(feature) // the plan may have brought it
+// judge is the verdict of an entry's snapshot, whatever its age. What it allows
+// it takes, as q asks. [ReasonInvalid] is for the caller to refuse.
+func (c *Client) judge(e *entry, q *question, d *Decision) {
+	if q.number == noFeature {
+		q.number = c.features.find(q.feature) // the plan may have brought it
 	}
-	g := p.grant(number, feature)
+	g := e.plan.Load().grant(q.number, q.feature)
 	switch {
-	case g == nil && !validKey(feature):
-		return Decision{Reason: ReasonInvalid}
+	case g == nil && !validKey(q.feature):
+		d.Reason = ReasonInvalid
+		return
 	case g == nil:
-		return Decision{Reason: ReasonNotGranted}
+		d.Reason = ReasonNotGranted
+	case g.kind == KindMetered && q.take != takeNothing:
+		c.spend(e, g, q, d)
+		return
 	case g.own < 0:
-		return judge(g, nil, 0, 0, 1)
+		d.judge(g, meterRead{}, 0, 1)
+	default:
+		c.look(e, g, q, d)
+	}
+	c.lift(d, q.feature)
+	if d.Allowed {
+		c.take(q)
+	}
+}
+
+// look is the verdict on one more unit of a grant that has a part of the
+// customer's own. A meter knows of it what matters, and is as new as the plan or
+// newer, since an install reaches it first. Without one the snapshot tells.
+func (c *Client) look(e *entry, g *grant, q *question, d *Decision) {
+	if a := e.account.Load(); a != nil && g.kind == KindMetered {
+		if m := a.meter(g.code); m != nil {
+			if v := m.view.Load(); v.known() {
+				now := c.clock.backendNear(v.expires.Load(), v.resets)
+				d.judge(g, v.read(now), now, 1)
+				return
+			}
+		}
+	}
+	p, o := e.content()
+	if g = p.grant(q.number, q.feature); g == nil || g.own < 0 {
+		d.Reason = ReasonNotGranted // it has just changed
+		return
 	}
 	f := &o.figures[g.own]
 	now := c.clock.backendNear(f.expires, f.resets)
-	used := int64(0)
-	if g.kind == KindMetered {
-		used = e.used(f, feature, now)
-	}
-	return judge(g, f, used, now, 1)
+	d.judge(g, f.read(now), now, 1)
 }
 
-// used is the local view of a metered feature.
-func (e *entry) used(f *figure, feature string, now int64) int64 {
-	if a := e.account.Load(); a != nil {
-		if m := a.meter(feature); m != nil {
-			return m.used(now)
+// take counts or holds the units of a question, whatever the limit.
+func (c *Client) take(q *question) {
+	switch q.take {
+	case takeUse:
+		if q.event != nil {
+			_ = c.usage.add(q.event, nil) // counted where it is dropped
+			return
 		}
+		_ = c.usage.add(&Usage{Customer: q.customer, Feature: q.feature, Quantity: q.n}, nil)
+	case takeHold:
+		q.held = c.usage.hold(q.customer, q.feature, q.n)
 	}
-	if f.resets != 0 && now >= f.resets {
-		return 0
-	}
-	return f.used
 }
 
 // byPolicy answers when nothing usable is cached. It keeps the cause as reason.
 // e is what is cached and too old, or nil.
-func (c *Client) byPolicy(e *entry, feature string, number int, reason Reason) Decision {
-	policy, ok := c.cfg.FeaturePolicy[feature]
+func (c *Client) byPolicy(e *entry, q *question, d *Decision, reason Reason) {
+	policy, ok := c.cfg.FeaturePolicy[q.feature]
 	if !ok {
 		policy = c.cfg.OnUnavailable
 	}
-	d := Decision{Reason: reason, Allowed: policy == FailOpen}
-	if e != nil {
-		if policy == LastKnown {
-			d = c.judge(e, number, feature)
-			d.Reason = reason
+	if e != nil && policy == LastKnown {
+		c.judge(e, q, d)
+		if d.Reason == ReasonInvalid {
+			c.refuse(q, d, ReasonInvalid)
+			return
 		}
+		d.Reason = reason
+	} else {
+		d.Reason, d.Allowed = reason, policy == FailOpen
+		c.lift(d, q.feature)
+		if d.Allowed {
+			c.take(q)
+		}
+	}
+	if e != nil {
 		d.Age = e.age(c.clock.precise())
 	}
-	count := policyAllowed
-	if !d.Allowed {
-		count = policyDenied
-		c.denied(feature, d.Reason)
-	}
-	c.counters.mine().decisions[count].Add(1)
-	return d
+	c.count(d, q.feature, policyAllowed)
 }
 
 // refuse denies whatever the policy.
-func (c *Client) refuse(feature string, reason Reason) Decision {
-	c.denied(feature, reason)
-	answered := policyDenied
-	if reason == ReasonUnknownCustomer {
-		answered = freshDenied // an answer of the backend, and remembered
+func (c *Client) refuse(q *question, d *Decision, reason Reason) {
+	d.Reason = reason
+	c.lift(d, q.feature)
+	if d.Allowed {
+		c.take(q)
 	}
-	c.counters.mine().decisions[answered].Add(1)
-	return Decision{Reason: reason}
+	allowed := policyAllowed
+	if reason == ReasonUnknownCustomer {
+		allowed = freshAllowed // an answer of the backend, and remembered
+	}
+	c.count(d, q.feature, allowed)
 }
 
-func (c *Client) denied(feature string, reason Reason) {
-	c.denials(feature).add(reason, c.counters.lane())
+// granted reports whether the feature was allowed by itself, shadow mode aside.
+func granted(d *Decision) bool { return d.Allowed && !d.Shadowed }
+
+// count accounts for a decision. allowed is what it counts as when it allows; the
+// denial's follows it. It returns how many were counted alike on this core.
+func (c *Client) count(d *Decision, feature string, allowed answer) uint64 {
+	lane := c.counters.lane()
+	switch {
+	case d.Shadowed:
+		c.denials(feature).addShadowed(d.Reason, lane)
+	case !d.Allowed:
+		c.denials(feature).add(d.Reason, lane)
+		allowed++
+	}
+	return c.counters.all[lane].decisions[allowed].Add(1)
 }
 
 // unanswered is the Decision of a waiting call that found nothing to answer from.
-func (c *Client) unanswered(e *entry, feature string, number int, err error) Decision {
+func (c *Client) unanswered(e *entry, q *question, d *Decision, err error) {
 	switch {
 	case errors.Is(err, ErrUnknownCustomer):
-		return c.refuse(feature, ReasonUnknownCustomer)
+		c.refuse(q, d, ReasonUnknownCustomer)
 	case errors.Is(err, ErrClosed):
-		return c.byPolicy(nil, feature, number, ReasonClosed)
+		c.byPolicy(nil, q, d, ReasonClosed)
 	case e != nil:
-		return c.byPolicy(e, feature, number, ReasonTooStale)
+		c.byPolicy(e, q, d, ReasonTooStale)
 	default:
-		return c.byPolicy(nil, feature, number, ReasonUnavailable)
+		c.byPolicy(nil, q, d, ReasonUnavailable)
 	}
 }
 

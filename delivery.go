@@ -173,7 +173,7 @@ func (b *batcher) newDelivery(records []*record) *delivery {
 		a := r.meter.account
 		a.mu.Lock()
 		if r.meter.open == r {
-			r.meter.open = nil
+			r.meter.sealLocked()
 		}
 		if r.id == "" {
 			r.id = b.nextID()
@@ -309,6 +309,7 @@ func (b *batcher) eachRecord(records []*record, f func(*record)) {
 		a := r.meter.account
 		a.mu.Lock()
 		if !r.settled() {
+			r.meter.syncLocked()
 			f(r)
 		}
 		a.mu.Unlock()

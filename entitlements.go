@@ -25,7 +25,10 @@ type Client struct {
 	refresher *refresher
 	usage     *batcher
 	running   *running
+	levels    *levels
+	shadow    atomic.Pointer[shadowed] // nil: none
 	dead      callbacks
+	warnings  callbacks
 	changes   subscribers
 
 	stopLoops context.CancelCauseFunc
@@ -52,14 +55,18 @@ func New(cfg Config) (*Client, error) {
 	books := newBooks(c.cache.find)
 	c.dead = callbacks{running: c.running, log: cfg.Logger}
 	c.changes.calls = callbacks{running: c.running, log: cfg.Logger, bound: maxChanges}
-	c.usage = newBatcher(&c.cfg, c.clock, c.counters, books, c.running, c.deadLetter)
+	c.warnings = callbacks{running: c.running, log: cfg.Logger, bound: maxWarnings}
+	c.levels = newLevels(&c.cfg, c.clock, &c.warnings)
+	c.usage = newBatcher(&c.cfg, c.clock, c.counters, books, c.running, c.levels, c.deadLetter)
 	c.loader = newLoader(&c.cfg, c.clock, c.cache, books, c.running, c.features)
 	c.refresher = newRefresher(&c.cfg, c.clock, c.loader)
 	c.loader.watched = c.changes.watched
 	c.loader.landed = func(l landed) {
 		c.refresher.landed(l)
 		c.changes.landed(l)
+		c.levels.landed(l.entry)
 	}
+	c.SetShadow(cfg.Shadow...)
 
 	ctx, stop := context.WithCancelCause(context.Background())
 	c.stopLoops = stop
@@ -83,13 +90,15 @@ func (c *Client) Allowed(customer, feature string) bool {
 	number := c.features.find(feature)
 	if e != nil {
 		if now := c.clock.coarse.Load(); now < e.until.Load() {
-			if fixed, enabled := e.plan.Load().verdict(number); fixed {
+			if fixed, enabled := e.plan.Load().verdict(number); fixed && (enabled || !c.shadows()) {
 				c.served(e, number, enabled, now)
 				return enabled
 			}
 		}
 	}
-	return c.decide(hash, customer, number, feature).Allowed
+	var d Decision
+	c.decide(hash, &question{customer: customer, feature: feature, number: number}, &d)
+	return d.Allowed
 }
 
 // Decide is Allowed with the reason, and what a front end shows beside it. Of a
@@ -99,8 +108,9 @@ func (c *Client) Allowed(customer, feature string) bool {
 // When nothing usable is cached it starts a load and answers by policy. It does
 // not block and, for a cached customer, does not allocate. After Close it answers
 // by policy with [ReasonClosed].
-func (c *Client) Decide(customer, feature string) Decision {
-	return c.decide(hashOf(customer), customer, c.features.find(feature), feature)
+func (c *Client) Decide(customer, feature string) (d Decision) {
+	c.decide(hashOf(customer), &question{customer: customer, feature: feature, number: c.features.find(feature)}, &d)
+	return d
 }
 
 // Number is the limit of a numeric grant that is allowed now, else fallback. It
@@ -114,6 +124,64 @@ func (c *Client) Number(customer, feature string, fallback int64) int64 {
 func (c *Client) Text(customer, feature string, fallback string) string {
 	return textOf(c.Decide(customer, feature), fallback)
 }
+
+// Use decides whether customer may have n units of a metered feature now, and
+// counts them when it may, in one step: however many goroutines call it, a hard
+// limit never lets through more than there is, whatever is refreshed, delivered
+// or evicted meanwhile. The Decision shows the view after the step; a denied Use
+// counts nothing. Past a soft limit it allows with [ReasonOverage].
+//
+// n is in the feature's smallest unit; below 1 it is denied with
+// [ReasonInvalid]. Of a feature that is not metered, Use is Decide and, when
+// allowed, Track. When nothing usable is cached, policy decides; what that
+// counts is in the view when a snapshot arrives. Where [Config.Aggregations] has
+// Max or Last, n itself is compared with the limit; of Unique, n is compared
+// with what the backend told to be left.
+//
+// What is counted is delivered as Track delivers it. What is dropped or dead
+// later stays in the view until its period ends. It does not block and, for a
+// cached customer in the steady state, does not allocate. For limits that several
+// processes share see [Config.TTL].
+func (c *Client) Use(customer, feature string, n int64) (d Decision) {
+	if e := c.cache.table.find(hashOf(customer), customer); e != nil && c.useOpen(e, feature, n, &d) {
+		return d
+	}
+	q := question{customer: customer, feature: feature, number: c.features.find(feature), n: n, take: takeUse}
+	c.use(&q, &d)
+	return d
+}
+
+// UseEvent is Use for an event with an idempotency key, a time or properties of
+// its own: u.Quantity units, judged and counted in the period that u.Time falls
+// in. The backend counts a repeated ID once; the local view may count it twice,
+// until its next refresh.
+func (c *Client) UseEvent(u Usage) (d Decision) {
+	q := question{customer: u.Customer, feature: u.Feature, number: c.features.find(u.Feature), n: u.Quantity, take: takeUse, event: &u}
+	c.use(&q, &d)
+	return d
+}
+
+// Reserve is Use for work whose cost is known when it is done: it holds n units
+// of a metered feature, which no other call can have meanwhile, until the
+// Reservation is committed, released, or older than [Config.ReservationTTL]. Held
+// units are not in Remaining, and are never delivered. The Reservation is nil
+// when the Decision denies; a nil one takes every call.
+//
+// It answers as Use does. Of a feature that is not metered nothing needs to be
+// held; what is committed is recorded. Where [Config.Aggregations] has anything
+// but Sum there is no sum to hold a part of: denied with [ReasonInvalid]. Units
+// held when a period ends are held in the next one. One small allocation.
+func (c *Client) Reserve(customer, feature string, n int64) (r *Reservation, d Decision) {
+	q := question{customer: customer, feature: feature, number: c.features.find(feature), n: n, take: takeHold}
+	c.use(&q, &d)
+	return q.held, d
+}
+
+// SetShadow replaces the features in shadow mode, [Config.Shadow]: "*" is all,
+// none switches it off. What would be denied of them is let through from now on,
+// be the customer unknown or the Client closed, and counted in
+// [DecisionStats.ShadowedBy].
+func (c *Client) SetShadow(features ...string) { c.shadow.Store(newShadowed(features)) }
 
 // Track counts n units of usage, whether or not they are allowed and whether or
 // not the customer is known. Decide sees them at once; the Sink gets them within
@@ -183,18 +251,19 @@ func (c *Client) Subscribe(f func(Change)) (stop func()) { return c.changes.add(
 // The Decision is valid beside any error. The error is ctx's when it ended
 // first, [ErrClosed], [ErrInvalidKey], or [ErrUnavailable] when the load failed;
 // an unknown customer is a Decision, not an error.
-func (c *Client) Check(ctx context.Context, customer, feature string) (Decision, error) {
+func (c *Client) Check(ctx context.Context, customer, feature string) (d Decision, err error) {
 	if err := c.usable(customer, "feature", feature); err != nil {
 		return c.Decide(customer, feature), err // closed or invalid, and says so
 	}
-	number := c.features.find(feature)
+	q := question{customer: customer, feature: feature, number: c.features.find(feature)}
 	e, err := c.ready(ctx, customer)
 	if e != nil {
-		if d, ok := c.answer(e, number, feature); ok {
+		if c.answer(e, &q, &d) {
 			return d, err
 		}
 	}
-	return c.unanswered(e, feature, number, err), ignoreUnknown(err)
+	c.unanswered(e, &q, &d, err)
+	return d, ignoreUnknown(err)
 }
 
 // Resolve waits until customer is answerable, and returns a handle on which
@@ -327,14 +396,14 @@ func ignoreUnknown(err error) error {
 }
 
 func numberOf(d Decision, fallback int64) int64 {
-	if d.Allowed && d.Kind == KindNumeric && d.Origin != OriginPolicy {
+	if granted(&d) && d.Kind == KindNumeric && d.Origin != OriginPolicy {
 		return d.Limit
 	}
 	return fallback
 }
 
 func textOf(d Decision, fallback string) string {
-	if d.Allowed && d.Kind == KindText && d.Origin != OriginPolicy {
+	if granted(&d) && d.Kind == KindText && d.Origin != OriginPolicy {
 		return d.Text
 	}
 	return fallback

@@ -15,12 +15,13 @@ import (
 
 // figure is a customer's own part of one grant, as installed.
 type figure struct {
-	used                   int64
-	start, resets, expires int64 // backend; 0 = unknown, never, never
+	expires, resets int64 // backend; 0 = never
+	used            int64
+	start           int64 // backend; 0 = unknown
 
 	// floor is where the figure's period began as far as is known: start, or the
-	// end of an earlier period that this process saw. Usage before it counts
-	// nothing any more.
+	// end of an earlier period that this process saw, and not after the figure was
+	// read. Usage before it counts nothing any more.
 	floor int64
 
 	fetched  int64 // precise: the fetch began
@@ -53,14 +54,36 @@ func (f figure) after(next figure, now int64) figure {
 		return f
 	}
 	switch {
-	case next.start != 0:
-		next.floor = next.start
+	case next.start != 0 && next.start == f.start:
+		next.floor = min(next.floor, f.floor)
+	case next.start != 0: // has told its floor
 	case f.resets == next.resets:
 		next.floor = f.floor
 	case f.resets != 0 && f.resets <= now:
 		next.floor = max(f.floor, f.resets)
 	}
 	return next
+}
+
+// stampOf is the time of a call made when the backend's clock shows now, as far
+// as it is known. A figure's period has begun where the figure comes from: where
+// our idea of that clock is a little behind, the call is still in the period
+// that it is judged in.
+func (f *figure) stampOf(now int64) int64 {
+	if now < f.start && f.start-now <= offsetFloor {
+		return f.start
+	}
+	return now
+}
+
+// read is the figure at a moment on the backend's clock, when nothing was counted
+// here since.
+func (f *figure) read(now int64) meterRead {
+	r := meterRead{used: f.used, resets: f.resets, expires: f.expires}
+	if f.resets != 0 && now >= f.resets {
+		r.used = 0
+	}
+	return r
 }
 
 // pieceState is how far a piece has come.

@@ -202,7 +202,8 @@ func (l *loader) newOwn(p *plan, ld *load) *own {
 	} else {
 		l.books.reads.CompareAndSwap(readsUnknown, readsNow)
 	}
-	o.figures = p.figures(set, ld.sent, ld.received, horizonOf(ld.sent, asOf, server, int64(short), int64(l.cfg.UsageLag)))
+	horizon := horizonOf(ld.sent, asOf, server, int64(short), int64(l.cfg.UsageLag))
+	o.figures = p.figures(set, ld.sent, ld.received, horizon, l.clock.backendNow())
 	return o
 }
 

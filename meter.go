@@ -1,6 +1,8 @@
 package entitlements
 
 import (
+	"iter"
+	"math"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -10,16 +12,20 @@ import (
 // may be missing from what the backend last told. It outlives the customer's
 // cache entry: forgetting it with the entry would let a customer back in that
 // has just used up its quota.
+//
+// A call of Use or Track costs the cache lines that it touches, and the pages. So
+// what it needs comes first and fills two lines: the lock, and the beginning of
+// the first meter; and all of it is 256 bytes, a size that the allocator aligns.
 type account struct {
-	customer string
-	hash     uint64
-	meters   atomic.Pointer[[]*meter] // grows under mu, read without it
-
 	mu      sync.Mutex // guards the fields below and those of the meters and their records
 	retired bool       // left the books; a new account takes over
 	idle    bool       // was quiet at the last sweep
-	entry   *entry     // the cache entry that shows this account, nil when there is none
+	shard   uint32     // of all that is sharded by customer
 	first   meter      // most customers use one metered feature: no allocation of its own
+
+	more     atomic.Pointer[[]*meter] // the meters after the first; grows under mu, read without it; nil = not even the first
+	customer string
+	entry    *entry // the cache entry that shows this account, nil when there is none
 }
 
 // A meter is the local view of one metered feature of one customer.
@@ -28,39 +34,62 @@ type account struct {
 // period and of the one that follows, and the boundary between them, so that a
 // period that ends is seen at the moment of the check, with nobody writing.
 type meter struct {
-	account *account
 	feature string
-	fold    Aggregation
+	grant   *grant // the latest that was loaded; nil = none, or not metered
+	view    atomic.Pointer[view]
+	only    view // the first one, beside what points at it
 
-	view atomic.Pointer[view]
+	// The open record takes further calls. Its sums are kept here, beside the view
+	// that they move, and it has them when somebody looks at it: see syncLocked.
+	until    int64 // coarse: from here on a call looks closer whether it still folds in; 0 = none is open
+	quantity int64
+	calls    uint32
+	counts   period // to which view
+	fold     Aggregation
+	settled  uint8 // records that are, since they were last compacted
+	floored  bool  // the view was below zero, and is shown as if it had been zero
 
-	figure  figure    // the zero figure until one is known
-	open    *record   // takes further calls, nil when there is none
+	open    *record
+	figure  figure // the zero figure until one is known
+	account *account
 	records []*record // all that may still count, oldest first, open included
-	settled int       // how many of them are, since they were last compacted
-
-	extra, extraNext wide // what the records add, AggregateSum only
 }
 
 // view is what readers see of a meter. Its boundary never changes: a figure of
 // another period comes with a view of its own, so that nobody reads the usage of
 // one period beside the boundary of another.
 type view struct {
-	resets  int64 // backend; 0 = never
+	resets  int64 // backend; 0 = never, unknownEnd = no figure is known
+	expires atomic.Int64
 	current atomic.Int64
 	next    atomic.Int64
+	held    atomic.Int64 // by reservations, whatever the period
 }
 
+// unknownEnd is the end of a period that no figure has told of: not before any
+// moment that is.
+const unknownEnd = math.MaxInt64 - 1
+
+func (v *view) known() bool { return v.resets != unknownEnd }
+
+// onlyFirst stands for no meters after the first.
+var onlyFirst = new([]*meter)
+
 func newAccount(customer string, hash uint64) *account {
-	a := &account{customer: strings.Clone(customer), hash: hash}
-	a.meters.Store(new([]*meter))
-	return a
+	return &account{customer: strings.Clone(customer), shard: uint32(hash)}
 }
 
 // meter finds the meter of a feature, or nil. It takes no lock. Customers use a
 // few metered features, and comparing a few strings beats hashing one.
 func (a *account) meter(feature string) *meter {
-	for _, m := range *a.meters.Load() {
+	more := a.more.Load()
+	if more == nil {
+		return nil
+	}
+	if a.first.feature == feature {
+		return &a.first
+	}
+	for _, m := range *more {
 		if m.feature == feature {
 			return m
 		}
@@ -68,26 +97,68 @@ func (a *account) meter(feature string) *meter {
 	return nil
 }
 
-// addMeterLocked makes the meter of a feature. The figure is the cached one, if
-// there is one.
-func (a *account) addMeterLocked(feature string, fold Aggregation) *meter {
-	m := &a.first
-	old := *a.meters.Load()
-	if len(old) > 0 {
-		m = new(meter)
+// meterLocked is meter without a look at whether there are any.
+func (a *account) meterLocked(feature string) *meter {
+	if a.first.feature == feature {
+		return &a.first
 	}
-	m.account, m.feature, m.fold = a, strings.Clone(feature), fold
-	if a.entry != nil {
-		if p, o := a.entry.content(); o != nil {
-			if g := p.look(feature); g != nil && g.own >= 0 {
-				m.figure = o.figures[g.own]
+	return a.meter(feature)
+}
+
+// shownLocked is the view that calls move now.
+func (m *meter) shownLocked() int64 {
+	v := m.view.Load()
+	if m.counts == periodNext {
+		return v.next.Load()
+	}
+	return v.current.Load()
+}
+
+// meters yields all of them.
+func (a *account) meters() iter.Seq[*meter] {
+	return func(yield func(*meter) bool) {
+		more := a.more.Load()
+		if more == nil || !yield(&a.first) {
+			return
+		}
+		for _, m := range *more {
+			if !yield(m) {
+				return
 			}
 		}
 	}
+}
+
+// addMeterLocked makes the meter of a feature. Its figure is the cached one, if
+// there is one.
+func (a *account) addMeterLocked(feature string, fold Aggregation) *meter {
+	m, more := &a.first, onlyFirst
+	if old := a.more.Load(); old != nil {
+		m = new(meter)
+		grown := append((*old)[:len(*old):len(*old)], m)
+		more = &grown
+	}
+	// One copy of the code for all customers: comparing it touches no line of its own.
+	m.account, m.feature, m.fold = a, intern(feature), fold
+	if a.entry != nil {
+		m.learnLocked(a.entry)
+	}
 	m.publishLocked()
-	grown := append(old[:len(old):len(old)], m)
-	a.meters.Store(&grown)
+	a.more.Store(more)
 	return m
+}
+
+// learnLocked takes over the figure that an entry shows, when none is known.
+func (m *meter) learnLocked(e *entry) {
+	if m.figure.fetched != 0 {
+		return
+	}
+	if p, o := e.content(); o != nil {
+		if g := p.metered(m.feature); g != nil {
+			m.grant = g
+			m.installLocked(o.figures[g.own], 0)
+		}
+	}
 }
 
 // attachLocked makes e the entry that shows a, and lets the meters know its
@@ -95,14 +166,11 @@ func (a *account) addMeterLocked(feature string, fold Aggregation) *meter {
 // the new one must not replace, that one stays.
 func (a *account) attachLocked(e *entry, p *plan, o *own, now, tick int64) *own {
 	a.entry = e
-	if o == nil {
-		return o
-	}
 	var patched []figure
-	for _, m := range *a.meters.Load() {
-		g := p.look(m.feature)
-		if g == nil || g.own < 0 {
-			continue
+	for m := range a.meters() {
+		g := p.metered(m.feature)
+		if m.grant = g; g == nil {
+			continue // and what its figure was stays, for what was not delivered yet
 		}
 		next := m.figure.after(o.figures[g.own], now)
 		if next != o.figures[g.own] {
@@ -121,25 +189,32 @@ func (a *account) attachLocked(e *entry, p *plan, o *own, now, tick int64) *own 
 	return &merged
 }
 
-// used is the local view at a moment on the backend's clock.
-func (m *meter) used(now int64) int64 {
-	v := m.view.Load()
-	if v.resets != 0 && now >= v.resets {
-		return v.next.Load()
+// read is the local view at a moment on the backend's clock. Held is read first
+// and written last, so that a commit that moves units from it to what is used is
+// never seen as neither.
+func (v *view) read(now int64) meterRead {
+	r := meterRead{held: v.held.Load(), resets: v.resets, expires: v.expires.Load()}
+	if v.over(now) {
+		r.used = v.next.Load()
+	} else {
+		r.used = v.current.Load()
 	}
-	return v.current.Load()
+	return r
 }
+
+// over reports whether the figure's period has ended.
+func (v *view) over(now int64) bool { return v.resets != 0 && now >= v.resets }
 
 // installLocked takes over a figure and lets go of the records that it contains.
 func (m *meter) installLocked(f figure, tick int64) {
-	if m.open != nil && f.resets != m.figure.resets {
+	m.syncLocked()
+	if f.resets != m.figure.resets {
 		// The open record may span the new boundary: cut it here. It stays with
 		// the batcher, which sends it as it is.
-		m.open = nil
+		m.sealLocked()
 	}
 	m.figure, m.settled = f, 0
 	kept := m.records[:0]
-	m.extra, m.extraNext = wide{}, wide{}
 	for _, r := range m.records {
 		in := f.period(r.stamp)
 		if r.settled() && (in == periodPast || in == periodCurrent && f.contains(&r.piece, tick)) {
@@ -147,59 +222,102 @@ func (m *meter) installLocked(f figure, tick int64) {
 		}
 		kept = append(kept, r)
 		if r.settled() {
-			m.settled++
+			m.settled = min(m.settled, math.MaxUint8-1) + 1
 		}
 		r.counted, r.counts = f.missing(&r.piece, tick)
-		m.addLocked(r.counted, r.counts)
 	}
 	clear(m.records[len(kept):])
 	m.records = kept
+	if m.open != nil {
+		m.counts = m.open.counts
+	}
 	m.publishLocked()
+}
+
+// addLocked lets a new record count.
+func (m *meter) addLocked(r *record, tick int64) {
+	m.records = append(m.records, r)
+	m.recountLocked(r, tick)
 }
 
 // recountLocked follows a change of one record's state.
 func (m *meter) recountLocked(r *record, tick int64) {
+	m.syncLocked()
 	counted, counts := m.figure.missing(&r.piece, tick)
-	if counted == r.counted && counts == r.counts {
-		return
-	}
-	switch r.counts {
-	case periodCurrent:
-		m.extra.sub(r.counted)
-	case periodNext:
-		m.extraNext.sub(r.counted)
-	}
+	was, from := r.counted, r.counts
 	r.counted, r.counts = counted, counts
-	m.addLocked(r.counted, r.counts)
-	m.publishLocked()
-}
-
-func (m *meter) addLocked(n int64, to period) {
-	switch to {
-	case periodCurrent:
-		m.extra.add(n)
-	case periodNext:
-		m.extraNext.add(n)
+	if r == m.open {
+		m.counts = counts
+	}
+	switch {
+	case counted == was && counts == from && m.fold == AggregateSum:
+	case m.fold != AggregateSum, m.floored, !m.shiftLocked(counted, counts), !m.shiftLocked(-was, from):
+		m.publishLocked()
 	}
 }
 
-// publishLocked makes the views what readers see.
+// exact is the range in which a view cannot be saturated, nor become so by
+// adding a quantity of this range.
+const exact = 1 << 62
+
+// shiftLocked moves the view of a period. It reports false when the result would
+// not be exact.
+func (m *meter) shiftLocked(n int64, of period) bool {
+	v := m.view.Load()
+	to := &v.current
+	switch of {
+	case periodNext:
+		to = &v.next
+	case periodPast:
+		return true
+	}
+	shown := to.Load()
+	if -exact >= shown || shown >= exact || -exact >= n || n >= exact {
+		return false
+	}
+	to.Store(shown + n)
+	return true
+}
+
+// publishLocked makes the views what readers see, from the figure and all
+// records.
 func (m *meter) publishLocked() {
 	var current, next int64
 	switch m.fold {
 	case AggregateSum:
-		current, next = m.extra.plus(m.figure.used), m.extraNext.plus(0)
+		var sum, sumNext wide
+		for _, r := range m.records {
+			switch r.counts {
+			case periodCurrent:
+				sum.add(r.counted)
+			case periodNext:
+				sumNext.add(r.counted)
+			}
+		}
+		current, next = sum.plus(m.figure.used), sumNext.plus(0)
 	case AggregateUnique:
 		// Only the backend can tell a new value from a known one.
 		current = m.figure.used
 	default:
-		current, next = m.foldLocked()
+		current, next = m.foldedLocked()
+	}
+	m.floored = false
+	resets := int64(unknownEnd)
+	if m.figure.fetched != 0 {
+		resets = m.figure.resets
 	}
 	v := m.view.Load()
-	fresh := v == nil || v.resets != m.figure.resets
-	if fresh {
-		v = &view{resets: m.figure.resets}
+	fresh := v == nil || v.resets != resets
+	switch {
+	case v == nil:
+		v = &m.only
+		v.resets = resets
+	case fresh:
+		was := v
+		v = &view{resets: resets}
+		v.held.Store(was.held.Load())
 	}
+	v.expires.Store(m.figure.expires)
 	v.current.Store(current)
 	v.next.Store(next)
 	if fresh {
@@ -207,8 +325,8 @@ func (m *meter) publishLocked() {
 	}
 }
 
-// foldLocked folds the records that count as the backend will.
-func (m *meter) foldLocked() (current, next int64) {
+// foldedLocked folds the records that count as the backend will.
+func (m *meter) foldedLocked() (current, next int64) {
 	current = m.figure.used
 	seen := false
 	for _, r := range m.records {
@@ -233,7 +351,7 @@ func (m *meter) foldLocked() (current, next int64) {
 func (a *account) waits() bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	for _, m := range *a.meters.Load() {
+	for m := range a.meters() {
 		for _, r := range m.records {
 			if r.state == pieceAcked && r.counts == periodCurrent {
 				return true
@@ -253,7 +371,8 @@ const maxSettled = 16
 // value that keeps the merged record counted for longest, so the view can be late
 // to shrink, never early.
 func (m *meter) compactLocked(tick int64) {
-	if m.settled++; m.settled <= max(maxSettled, len(m.records)/2) || m.fold == AggregateUnique {
+	m.settled = min(m.settled, math.MaxUint8-1) + 1
+	if int(m.settled) <= min(max(maxSettled, len(m.records)/2), math.MaxUint8-1) || m.fold == AggregateUnique {
 		return
 	}
 	var into [2][3]*record // by acked or lost, and period
@@ -297,7 +416,10 @@ func (m *meter) compactLocked(tick int64) {
 // since.
 func (a *account) quietLocked(since, backendNow int64) bool {
 	cached := a.entry != nil && !a.entry.gone.Load()
-	for _, m := range *a.meters.Load() {
+	for m := range a.meters() {
+		if m.view.Load().held.Load() != 0 {
+			return false
+		}
 		f := &m.figure
 		for _, r := range m.records {
 			switch {

@@ -74,6 +74,14 @@ func (p *plan) grant(feature int, code string) *grant {
 // look is grant for those who have only the code.
 func (p *plan) look(code string) *grant { return p.grant(p.index.find(code), code) }
 
+// metered is look for a metered grant. It always has a part of the customer's own.
+func (p *plan) metered(code string) *grant {
+	if g := p.look(code); g != nil && g.kind == KindMetered {
+		return g
+	}
+	return nil
+}
+
 // isDated reports whether a grant has a part that belongs to the customer.
 func isDated(g *Grant) bool { return g.Kind == KindMetered || !g.ExpiresAt.IsZero() }
 
@@ -202,8 +210,9 @@ func (ps *plans) intern(e *Entitlements) *plan {
 }
 
 // figures is the customer's own part of e for the grants of p, fetched between
-// two precise times with this horizon.
-func (p *plan) figures(e *Entitlements, fetched, received, horizon int64) []figure {
+// two precise times with this horizon, and here when the backend's clock shows
+// now.
+func (p *plan) figures(e *Entitlements, fetched, received, horizon, now int64) []figure {
 	if p.dated == 0 {
 		return nil
 	}
@@ -213,7 +222,7 @@ func (p *plan) figures(e *Entitlements, fetched, received, horizon int64) []figu
 			g := e.Features[p.grants[i].code]
 			start := nanos(g.PeriodStart)
 			out[at] = figure{
-				used: g.Used, start: start, floor: start, resets: nanos(g.ResetsAt), expires: nanos(g.ExpiresAt),
+				used: g.Used, start: start, floor: min(start, now), resets: nanos(g.ResetsAt), expires: nanos(g.ExpiresAt),
 				fetched: fetched, received: received, horizon: horizon,
 			}
 		}

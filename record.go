@@ -1,13 +1,15 @@
 package entitlements
 
 import (
+	"math"
 	"sync"
 	"sync/atomic"
 )
 
 // A record is usage on its way to the Sink: one call, or many of one customer
 // and feature folded together. It is open while its meter points at it, and
-// sealed when it is dispatched; from then on its ID and content are fixed.
+// sealed when it is dispatched; from then on its ID and content are fixed. Of an
+// open one the meter has the latest sums.
 //
 // Its account's lock guards it. The batcher moves it through its queues without.
 type record struct {
@@ -17,7 +19,6 @@ type record struct {
 	counts  period // to which of them
 
 	calls      uint64
-	until      int64 // coarse: from here on a call looks closer whether it still folds in
 	ends       int64 // backend: end of its UTC minute or of its period
 	id         string
 	properties map[string]string
@@ -39,30 +40,60 @@ func (r *record) usage() Usage {
 	}
 }
 
-// foldLocked adds a call to an open record, or reports that it does not fit.
-func (r *record) foldLocked(n int64) bool {
-	m := r.meter
+// openLocked makes r the record that takes further calls, until a coarse time.
+func (m *meter) openLocked(r *record, until int64) {
+	m.sealLocked()
+	m.open, m.counts, m.until, m.quantity, m.calls = r, r.counts, until, r.quantity, uint32(r.calls)
+}
+
+// foldLocked adds a call to the open record, or reports that it does not fit.
+func (m *meter) foldLocked(n int64) bool {
+	if m.calls == math.MaxUint32 {
+		return false
+	}
 	switch m.fold {
 	case AggregateSum:
-		sum := r.quantity + n
-		if (sum > r.quantity) != (n > 0) && n != 0 {
+		sum := m.quantity + n
+		if (sum > m.quantity) != (n > 0) && n != 0 {
 			return false // overflows: another record takes it, nothing is lost
 		}
-		r.quantity = sum
-		r.counted += n // an open record counts in full, see figure.missing
-		m.addLocked(n, r.counts)
+		m.quantity = sum
+		m.calls++
+		if m.shiftLocked(n, m.counts) {
+			return true
+		}
 	case AggregateMax:
-		r.quantity = max(r.quantity, n)
-		r.counted = r.quantity
+		m.quantity = max(m.quantity, n)
+		m.calls++
 	case AggregateLast:
-		r.quantity = n
-		r.counted = n
+		m.quantity = n
+		m.calls++
 	default:
 		return false
 	}
-	r.calls++
+	m.syncLocked()
 	m.publishLocked()
 	return true
+}
+
+// syncLocked lets the open record have what was folded since it was last looked
+// at. The view has it already: an open record counts in full, see
+// figure.missing.
+func (m *meter) syncLocked() {
+	r := m.open
+	if r == nil {
+		return
+	}
+	r.quantity, r.calls = m.quantity, uint64(m.calls)
+	if r.counts != periodPast {
+		r.counted = r.quantity
+	}
+}
+
+// sealLocked ends the folding into the open record, if there is one.
+func (m *meter) sealLocked() {
+	m.syncLocked()
+	m.open, m.until = nil, 0
 }
 
 // cohort is the records that began between two calls of Flush. A call of Flush

@@ -1,8 +1,9 @@
 package entitlements
 
-import "slices"
-
-import "context"
+import (
+	"context"
+	"slices"
+)
 
 // settlement is how records end.
 type settlement struct {
@@ -26,6 +27,7 @@ func (b *batcher) settle(records []*record, s settlement) (calls uint64) {
 		a := r.meter.account
 		a.mu.Lock()
 		if !r.settled() {
+			r.meter.syncLocked()
 			n, u = r.calls, r.usage()
 			r.acked = s.at
 			b.settleLocked(r, s.state)
@@ -63,7 +65,7 @@ func (b *batcher) settle(records []*record, s settlement) (calls uint64) {
 // settleLocked ends one record. Its account's lock is held.
 func (b *batcher) settleLocked(r *record, state pieceState) {
 	if r.meter.open == r {
-		r.meter.open = nil
+		r.meter.sealLocked()
 	}
 	r.state = state
 	b.pending.Add(-1)
@@ -148,7 +150,8 @@ func (b *batcher) localCalls() (calls uint64) {
 		return 0
 	}
 	b.books.each(func(a *account) {
-		for _, m := range *a.meters.Load() {
+		for m := range a.meters() {
+			m.syncLocked()
 			for _, r := range m.records {
 				if !r.settled() {
 					calls += r.calls
@@ -216,7 +219,8 @@ func (b *batcher) endLocal() {
 		return
 	}
 	b.books.each(func(a *account) {
-		for _, m := range *a.meters.Load() {
+		for m := range a.meters() {
+			m.syncLocked()
 			for _, r := range m.records {
 				if !r.settled() {
 					b.drop(dropNoSink, r.calls)
@@ -230,12 +234,14 @@ func (b *batcher) endLocal() {
 // stats reads the account.
 func (b *batcher) stats() UsageStats {
 	s := UsageStats{
-		Recorded:     b.counters.sum(func(s *stripe) uint64 { return s.recorded.Load() }),
+		Recorded:     b.counters.sum((*stripe).calls),
 		Delivered:    b.tally.delivered.Load(),
 		Pending:      b.pendingCalls(),
 		InDoubt:      b.tally.inDoubt.Load(),
 		DeadLettered: b.tally.deadLettered.Load(),
 		DroppedBy:    make(map[string]uint64),
+
+		ReservationsExpired: b.holds.expired.Load(),
 	}
 	for reason := range b.tally.dropped {
 		if n := b.tally.dropped[reason].Load(); n > 0 {

@@ -26,7 +26,7 @@ type SourceStats struct {
 	Shed        uint64        // loads refused because the queue was full
 	InFlight    int           // gauge: calls running now
 	BreakerOpen bool          // gauge: the Source fails and is only probed
-	BehindBy    time.Duration // gauge: how late the oldest refresh in use is
+	BehindBy    time.Duration // gauge: how late the oldest refresh in use is; see [Config.TTL] for what it does to shared limits
 }
 
 // DecisionStats is what was decided.
@@ -35,9 +35,10 @@ type DecisionStats struct {
 	Stale           uint64 // answered by a snapshot past its TTL or invalidated
 	ByPolicy        uint64 // answered by a Policy
 
-	// DeniedBy counts denials by feature and reason, ShadowedBy what would have
-	// been denied. The first 1024 feature codes of plans, and as many that
-	// no plan has, are told apart; later ones share the empty feature. The maps are copies.
+	// DeniedBy counts denials by feature and reason; ShadowedBy what shadow mode
+	// let through, counted as allowed above. The first 1024 feature codes of plans,
+	// and as many that no plan has, are told apart; later ones share the empty
+	// feature. The maps are copies.
 	DeniedBy, ShadowedBy map[Denial]uint64
 }
 
@@ -52,7 +53,7 @@ type Denial struct {
 //
 //	Recorded + Restored = Delivered + Pending + InDoubt + DeadLettered + Dropped
 type UsageStats struct {
-	Recorded     uint64 // calls to Track, Record and Report, dropped ones included
+	Recorded     uint64 // calls of Track, Record and Report, dropped ones included; allowed ones of Use, UseEvent; Commits
 	Restored     uint64 // calls of an earlier run, read back from the spool
 	Delivered    uint64 // accepted by the Sink
 	Pending      uint64 // gauge: waiting, being sent or to be sent again
@@ -65,8 +66,8 @@ type UsageStats struct {
 	// period ended). The map is a copy.
 	DroppedBy map[string]uint64
 
-	ReservationsExpired uint64
-	Degraded            bool // gauge: usage should be on disk and is not
+	ReservationsExpired uint64 // forgotten: neither committed nor released within Config.ReservationTTL
+	Degraded            bool   // gauge: usage should be on disk and is not
 }
 
 // Health is how both doors do. It is for readiness pages; a Client answers
@@ -117,12 +118,12 @@ func (c *Client) decisionStats() DecisionStats {
 	for a := range by {
 		by[a] = c.counters.sum(func(s *stripe) uint64 { return s.decisions[a].Load() })
 	}
-	return DecisionStats{
-		Allowed:    by[freshAllowed] + by[staleAllowed] + by[policyAllowed],
-		Denied:     by[freshDenied] + by[staleDenied] + by[policyDenied],
-		Stale:      by[staleAllowed] + by[staleDenied],
-		ByPolicy:   by[policyAllowed] + by[policyDenied],
-		DeniedBy:   c.deniedBy(),
-		ShadowedBy: make(map[Denial]uint64),
+	s := DecisionStats{
+		Allowed:  by[freshAllowed] + by[freshUsed] + by[staleAllowed] + by[staleUsed] + by[policyAllowed],
+		Denied:   by[freshDenied] + by[staleDenied] + by[policyDenied],
+		Stale:    by[staleAllowed] + by[staleDenied] + by[staleUsed],
+		ByPolicy: by[policyAllowed] + by[policyDenied],
 	}
+	s.DeniedBy, s.ShadowedBy = c.deniedBy()
+	return s
 }

@@ -36,6 +36,8 @@ type batcher struct {
 	counters *stripes
 	running  *running
 	dead     func(Usage, error) // never blocks
+	levels   *levels            // nil: nobody is told
+	holds    *holds
 
 	instance string // prefix of all IDs: unique to this Client
 	sequence atomic.Uint64
@@ -92,11 +94,12 @@ const (
 
 var dropNames = [dropReasons]string{"overflow", "invalid", "closed", "undelivered", "no_sink"}
 
-func newBatcher(cfg *Config, clock *clock, counters *stripes, books *books, running *running, dead func(Usage, error)) *batcher {
+func newBatcher(cfg *Config, clock *clock, counters *stripes, books *books, running *running, levels *levels, dead func(Usage, error)) *batcher {
 	var prefix [12]byte
 	_, _ = rand.Read(prefix[:]) // never fails: crypto/rand ends the program instead
 	b := &batcher{
-		sink: cfg.Sink, cfg: cfg, clock: clock, books: books, counters: counters, running: running, dead: dead,
+		sink: cfg.Sink, cfg: cfg, clock: clock, books: books, counters: counters, running: running, dead: dead, levels: levels,
+		holds:    &holds{ttl: int64(cfg.ReservationTTL)},
 		instance: hex.EncodeToString(prefix[:]) + "-",
 		wake:     make(chan struct{}, 1),
 		flying:   make(map[*delivery]struct{}),
@@ -122,34 +125,62 @@ func newBatcher(cfg *Config, clock *clock, counters *stripes, books *books, runn
 func (b *batcher) fold(a *account, feature string, n int64) bool {
 	now := b.clock.coarse.Load()
 	a.mu.Lock()
-	if m := a.meter(feature); m != nil {
-		if r := m.open; r != nil && now < r.until && r.foldLocked(n) {
-			a.idle = false
-			a.mu.Unlock()
-			b.counters.mine().recorded.Add(1)
-			return true
-		}
+	m := a.meterLocked(feature)
+	if m == nil || now >= m.until {
+		a.mu.Unlock()
+		return false
 	}
+	was := m.shownLocked()
+	if !m.foldLocked(n) {
+		a.mu.Unlock()
+		return false
+	}
+	is, g := m.shownLocked(), m.grant
+	a.idle = false
 	a.mu.Unlock()
-	return false
+	b.counters.mine().recorded.Add(1)
+	if b.levels.crossed(g, was, is) {
+		b.levels.look(m)
+	}
+	return true
 }
 
 // add counts a call that fold could not. waiter is nil but for Report.
 func (b *batcher) add(u *Usage, waiter *report) error {
-	b.counters.mine().recorded.Add(1)
 	dropped, ok := dropInvalid, false
+	var m *meter
+	var g *grant
+	var was, is int64
 	switch {
 	case b.clock.closed():
 		dropped = dropClosed
 	case validKey(u.Customer) && validKey(u.Feature) && len(u.ID) <= MaxKeyLength:
-		dropped, ok = b.place(u, waiter)
+		a := b.books.lock(hashOf(u.Customer), u.Customer)
+		m = b.meterLocked(a, u.Feature)
+		was = m.shownLocked()
+		dropped, ok = b.countLocked(m, u, waiter, b.clock.backendNow())
+		is, g = m.shownLocked(), m.grant
+		a.mu.Unlock()
+	}
+	b.counted(dropped, ok)
+	if b.levels.crossed(g, was, is) {
+		b.levels.look(m)
 	}
 	if !ok {
-		b.drop(dropped, 1)
 		if waiter != nil {
 			waiter.settle(errDropped[dropped])
 		}
 		return errDropped[dropped]
+	}
+	return nil
+}
+
+// counted accounts for a call that countLocked took, or could not.
+func (b *batcher) counted(dropped dropReason, ok bool) {
+	b.counters.mine().recorded.Add(1)
+	if !ok {
+		b.drop(dropped, 1)
+		return
 	}
 	switch n := b.pending.Load(); {
 	case b.cfg.Overflow == DropOldest && n > int64(b.cfg.MaxPending):
@@ -157,40 +188,27 @@ func (b *batcher) add(u *Usage, waiter *report) error {
 	case n >= int64(b.cfg.MaxPending+1)/2 && !b.forced.Load():
 		b.kick()
 	}
-	return nil
 }
 
-// place puts a call into a record of its customer's account.
-func (b *batcher) place(u *Usage, waiter *report) (dropReason, bool) {
-	hash := hashOf(u.Customer)
-	for {
-		a := b.books.obtain(hash, u.Customer)
-		a.mu.Lock()
-		if a.retired {
-			a.mu.Unlock()
-			continue
-		}
-		a.idle = false
-		m := a.meter(u.Feature)
-		if m == nil {
-			m = a.addMeterLocked(u.Feature, b.cfg.Aggregations[u.Feature])
-		}
-		dropped, ok := b.beginLocked(m, u, waiter)
-		a.mu.Unlock()
-		return dropped, ok
+// meterLocked returns the meter of a feature, and makes one if there is none.
+func (b *batcher) meterLocked(a *account, feature string) *meter {
+	a.idle = false
+	if m := a.meterLocked(feature); m != nil {
+		return m
 	}
+	return a.addMeterLocked(feature, b.cfg.Aggregations[feature])
 }
 
-// beginLocked folds u into the open record after an exact look at the clock, or
+// countLocked folds u into the open record after an exact look at the clock, or
 // begins a new one. It reports why not, when it can't.
-func (b *batcher) beginLocked(m *meter, u *Usage, waiter *report) (dropReason, bool) {
-	now := b.clock.backendNow()
+func (b *batcher) countLocked(m *meter, u *Usage, waiter *report, now int64) (dropReason, bool) {
+	now = m.figure.stampOf(now)
 	stamp := now
 	if !u.Time.IsZero() {
 		stamp = nanos(u.Time)
 	}
 	folds := waiter == nil && b.folds(m, u, stamp, now)
-	if r := m.open; folds && r != nil && stamp < r.ends && r.foldLocked(u.Quantity) {
+	if r := m.open; folds && r != nil && stamp < r.ends && m.counts == m.figure.period(stamp) && m.foldLocked(u.Quantity) {
 		return 0, true
 	}
 	if b.sink == nil {
@@ -208,21 +226,17 @@ func (b *batcher) beginLocked(m *meter, u *Usage, waiter *report) (dropReason, b
 		b.pending.Add(-1)
 		return dropClosed, false
 	}
-	r.counted, r.counts = m.figure.missing(&r.piece, int64(b.clock.tick))
-	m.addLocked(r.counted, r.counts)
-	m.records = append(m.records, r)
+	m.addLocked(r, int64(b.clock.tick))
 	if folds {
 		r.ends = b.endOf(m, stamp)
-		r.until = b.clock.precise() + min(r.ends-now, int64(forever)) - b.clock.margin
-		m.open = r
+		m.openLocked(r, b.clock.precise()+min(r.ends-now, int64(forever))-b.clock.margin)
 	}
-	m.publishLocked()
 	return 0, true
 }
 
 // take puts a new record into the intake, unless that is closed.
 func (b *batcher) take(r *record) bool {
-	in := &b.intake[r.meter.account.hash%uint64(len(b.intake))]
+	in := &b.intake[r.meter.account.shard%uint32(len(b.intake))]
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	if in.closed {
@@ -326,7 +340,7 @@ func (b *batcher) run(ctx context.Context) {
 			swept, shard = now, shard+1
 			b.sweep(shard, now)
 		}
-		timer.Reset(time.Duration(max(1, min(wait, due-now))))
+		timer.Reset(time.Duration(max(1, min(wait, due-now, b.expire(now)))))
 	}
 }
 
@@ -368,7 +382,8 @@ func (b *batcher) sweep(shard int, now int64) {
 
 // endLocalLocked ends the records that no Sink takes and whose period is over.
 func (b *batcher) endLocalLocked(a *account, now int64) {
-	for _, m := range *a.meters.Load() {
+	for m := range a.meters() {
+		m.syncLocked()
 		f := &m.figure
 		for _, r := range m.records {
 			if !r.settled() && (r.counts == periodPast || r.counts == periodCurrent && f.resets != 0 && now >= f.resets) {

@@ -1,0 +1,222 @@
+package entitlements
+
+// Use and Reserve decide and take in one step, under the account's lock: whoever
+// comes next sees what was taken. The snapshot says what is granted, the meter
+// what is left; a refresh, a flush or an eviction changes the meter under the
+// same lock, so none of them can come in between.
+
+// useOpen is Use of what the open record of a meter can take: for a snapshot
+// that answers and a call that is allowed, far from every boundary. It reports
+// false, and has done nothing, when it is not that simple.
+func (c *Client) useOpen(e *entry, feature string, n int64, d *Decision) bool {
+	now := c.clock.coarse.Load()
+	a := e.account.Load()
+	if now >= e.until.Load() || a == nil || n <= 0 {
+		return false
+	}
+	a.mu.Lock()
+	m := a.meterLocked(feature)
+	if m == nil || now >= m.until || !m.useLocked(c.clock, n, d) {
+		a.mu.Unlock()
+		return false
+	}
+	a.idle = false
+	g := m.grant
+	a.mu.Unlock()
+
+	d.Age = e.age(now)
+	count := freshUsed
+	d.Origin = OriginFresh
+	if now >= e.staleAt.Load() {
+		count, d.Origin = staleUsed, OriginStale
+		if e.pending.Load() == refreshNone {
+			c.refresher.want(e)
+		}
+	}
+	e.touch(now)
+	s := c.counters.mine()
+	if s.decisions[count].Add(1)&sampleMask == 0 {
+		c.cache.sample(e)
+	}
+	if c.levels.crossed(g, d.Used-n, d.Used) {
+		c.levels.look(m)
+	}
+	return true
+}
+
+func (m *meter) useLocked(clock *clock, n int64, d *Decision) bool {
+	g, v := m.grant, m.view.Load()
+	if g == nil || m.fold != AggregateSum {
+		return false
+	}
+	now := clock.backendNear(v.expires.Load(), v.resets)
+	r := v.read(now)
+	if !m.fitsLocked(now) || r.used < 0 {
+		return false
+	}
+	d.judge(g, r, now, n)
+	if !d.Allowed || !m.foldLocked(n) {
+		*d = Decision{}
+		return false
+	}
+	d.Used = saturate(d.Used, n)
+	d.Remaining = max(0, d.Remaining-n)
+	return true
+}
+
+// use answers a question that takes what it allows.
+func (c *Client) use(q *question, d *Decision) {
+	if c.badUse(q) {
+		q.take = takeNothing
+		if !c.clock.closed() {
+			c.refuse(q, d, ReasonInvalid)
+			return
+		}
+	}
+	c.decide(hashOf(q.customer), q, d)
+}
+
+// badUse reports whether a question asks for what nobody can take.
+func (c *Client) badUse(q *question) bool {
+	return q.n <= 0 || q.event != nil && len(q.event.ID) > MaxKeyLength
+}
+
+// spend decides about a metered grant, and takes what it allows.
+func (c *Client) spend(e *entry, g *grant, q *question, d *Decision) {
+	b := c.usage
+	a := e.account.Load()
+	if a == nil || !a.lock() {
+		a = b.books.lockShown(e)
+	}
+	m := b.meterLocked(a, q.feature)
+	m.learnLocked(e)
+	if q.take == takeHold && m.fold != AggregateSum {
+		a.mu.Unlock()
+		d.Reason = ReasonInvalid // there is no sum to hold a part of
+		return
+	}
+	now, open := b.nowLocked(m)
+	at := now
+	if q.event != nil && !q.event.Time.IsZero() {
+		at = nanos(q.event.Time)
+	}
+	r := m.view.Load().read(at)
+	used := r.used
+	if m.fold == AggregateMax || m.fold == AggregateLast {
+		r.used = 0 // n is not added to anything: it is compared by itself
+	}
+	d.judge(g, r, now, q.n)
+	c.lift(d, q.feature)
+	if !d.Allowed {
+		a.mu.Unlock()
+		d.Used = used
+		return
+	}
+	m.floorLocked(at)
+	var how charge
+	if q.take == takeHold {
+		q.held = b.holdLocked(m, q.n)
+	} else {
+		how = b.chargeLocked(m, q.n, q.event, now, open)
+	}
+	r = m.view.Load().read(at)
+	a.mu.Unlock()
+	d.Used, d.Remaining = r.used, remaining(d.Limit, r.used, r.held)
+	if q.take == takeUse {
+		b.charged(how)
+	}
+	if b.levels.crossed(g, used, d.Used) {
+		b.levels.look(m)
+	}
+}
+
+// lock takes the lock of an account, unless that has retired.
+func (a *account) lock() bool {
+	a.mu.Lock()
+	if a.retired {
+		a.mu.Unlock()
+		return false
+	}
+	return true
+}
+
+// fitsLocked reports whether the open record counts in the same period as a call
+// at this moment, on the backend's clock: our idea of that clock may have moved
+// since the record began.
+func (m *meter) fitsLocked(at int64) bool {
+	if m.view.Load().over(at) {
+		return m.counts == periodNext
+	}
+	return m.counts == periodCurrent
+}
+
+// floorLocked takes a view below zero for zero: between two answers of the
+// backend, corrections give back what the view shows as used, and not more. What
+// the backend itself then tells of them is another matter.
+func (m *meter) floorLocked(at int64) {
+	if m.fold != AggregateSum {
+		return
+	}
+	v := m.view.Load()
+	used := v.read(at).used
+	if used >= 0 {
+		return
+	}
+	m.floored = true
+	if v.over(at) {
+		v.next.Store(0)
+	} else {
+		v.current.Store(0)
+	}
+}
+
+// nowLocked is the backend's clock, and whether the open record is far from its
+// end: then the coarse clock is good enough.
+func (b *batcher) nowLocked(m *meter) (now int64, open bool) {
+	if b.clock.coarse.Load() < m.until {
+		v := m.view.Load()
+		return b.clock.backendNear(v.expires.Load(), v.resets), true
+	}
+	return b.clock.backendNow(), false
+}
+
+// charge is how usage that was allowed was counted.
+type charge struct {
+	folded  bool // in the open record
+	dropped dropReason
+	ok      bool // in a record; else it is dropped
+}
+
+// chargeLocked counts n units that were allowed, or an event: in the open record,
+// if that is far from its end and there is nothing to an event of its own. What
+// there is no room for is lost to the Sink, but it was had: it stays in the view
+// until the period ends.
+func (b *batcher) chargeLocked(m *meter, n int64, event *Usage, now int64, open bool) charge {
+	if open && event == nil && m.fitsLocked(now) && m.foldLocked(n) {
+		return charge{folded: true, ok: true}
+	}
+	u := event
+	if u == nil {
+		u = &Usage{Quantity: n}
+	}
+	dropped, ok := b.countLocked(m, u, nil, now)
+	if !ok && m.fold != AggregateUnique {
+		stamp := m.figure.stampOf(now)
+		if !u.Time.IsZero() {
+			stamp = nanos(u.Time)
+		}
+		r := &record{meter: m, piece: piece{quantity: n, stamp: stamp, state: pieceLost}}
+		m.addLocked(r, int64(b.clock.tick))
+		m.compactLocked(int64(b.clock.tick))
+	}
+	return charge{dropped: dropped, ok: ok}
+}
+
+// charged accounts for what chargeLocked did.
+func (b *batcher) charged(how charge) {
+	if how.folded {
+		b.counters.mine().recorded.Add(1)
+		return
+	}
+	b.counted(how.dropped, how.ok)
+}

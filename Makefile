@@ -32,6 +32,12 @@ fuzz: ## Each fuzz target for FUZZ (5s)
 		done; \
 	done
 
+SOAK ?= 10m
+
+.PHONY: soak
+soak: ## The random tests for SOAK (10m); prints the seeds
+	$(GO) test -race -run '^TestSoak$$' -soak $(SOAK) -count=1 -timeout 0 -v . | grep -v '^=== RUN'
+
 .PHONY: lint
 lint: ## golangci-lint, gofumpt included
 	@set -e; for m in $(MODULES); do (cd $$m && $(TOOL) golangci-lint run ./...); done

@@ -25,7 +25,7 @@ var measureBars = flag.Bool("bars", false, "measure the bars and print a table")
 
 const (
 	rounds    = 25
-	sliceTime = 20 * time.Millisecond
+	sliceTime = 50 * time.Millisecond
 )
 
 // bars is the table.

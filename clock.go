@@ -63,16 +63,18 @@ func (c *clock) precise() int64 { return int64(time.Since(c.start)) + 1 }
 // backendNow is the backend's clock, read exactly.
 func (c *clock) backendNow() int64 { return time.Now().UnixNano() + c.offset.Load() }
 
-// backendNear is the backend's clock, read exactly only when one of the
+// backendNear is the backend's clock, read exactly only when one of the two
 // boundaries is too near for the coarse one.
-func (c *clock) backendNear(boundaries ...int64) int64 {
+func (c *clock) backendNear(a, b int64) int64 {
 	now := c.backend.Load()
-	for _, b := range boundaries {
-		if b != 0 && now > b-c.margin && now < b+c.margin {
-			return c.backendNow()
-		}
+	if c.isNear(now, a) || c.isNear(now, b) {
+		return c.backendNow()
 	}
 	return now
+}
+
+func (c *clock) isNear(now, boundary int64) bool {
+	return boundary != 0 && now > boundary-c.margin && now < boundary+c.margin
 }
 
 func (c *clock) advance() {

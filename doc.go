@@ -29,7 +29,15 @@
 //
 // Decide shows the local view of a quota: what the backend told, and what this
 // process counted that the backend may not have included yet. Within one process
-// it is never below the truth. Other processes' usage is seen at the next
-// refresh, so with R processes a limit can be passed by what the others use in
-// FlushInterval + TTL.
+// it is never below the truth.
+//
+// [Client.Use] checks and counts in one step, so that a hard limit holds whoever
+// asks at once; [Client.Reserve] does so for work whose cost is known when it is
+// done; [Client.Track] counts what has happened anyway. Other processes' usage is
+// seen at the next refresh: [Config.TTL] says by how much a limit that they share
+// can be passed.
+//
+// [Config.OnUsage] tells when a limit is nearly reached. [Config.Shadow] lets
+// features through and counts what would have been denied: to switch gates on
+// safely, and off in an emergency.
 package entitlements

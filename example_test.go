@@ -97,6 +97,64 @@ func ExampleClient_Decide() {
 	// delivered acme api_calls 7 (1 calls)
 }
 
+func ExampleClient_Use() {
+	client, ctx := open(), context.Background()
+	defer client.Close(ctx)
+	_, _ = client.Resolve(ctx, "acme")
+	for _, n := range []int64{8, 8, 2} {
+		d := client.Use("acme", "api_calls", n)
+		fmt.Println(n, d.Allowed, d.Reason, d.Remaining)
+	}
+	// Output:
+	// 8 true granted 2
+	// 8 false limit_reached 2
+	// 2 true granted 0
+	// delivered acme api_calls 10 (2 calls)
+}
+
+func ExampleClient_UseEvent() {
+	client, ctx := open(), context.Background()
+	defer client.Close(ctx)
+	_, _ = client.Resolve(ctx, "acme")
+	d := client.UseEvent(entitlements.Usage{ID: "request-4711", Customer: "acme", Feature: "api_calls", Quantity: 3})
+	fmt.Println(d.Allowed, d.Remaining)
+	// Output:
+	// true 7
+	// delivered acme api_calls 3 (1 calls)
+}
+
+func ExampleClient_Reserve() {
+	client, ctx := open(), context.Background()
+	defer client.Close(ctx)
+	_, _ = client.Resolve(ctx, "acme")
+
+	reserved, d := client.Reserve("acme", "api_calls", 8)
+	defer reserved.Release() // does nothing once it is committed, and on a denied one
+	fmt.Println(d.Allowed, "in the meantime", d.Remaining, "remain")
+
+	reserved.Commit(3) // what it took in the end
+	fmt.Println("afterwards", client.Decide("acme", "api_calls").Remaining)
+	// Output:
+	// true in the meantime 2 remain
+	// afterwards 7
+	// delivered acme api_calls 3 (1 calls)
+}
+
+func ExampleClient_SetShadow() {
+	client, ctx := open(), context.Background()
+	defer client.Close(ctx)
+	_, _ = client.Resolve(ctx, "acme")
+	client.SetShadow("sso")
+	d := client.Decide("acme", "sso")
+	fmt.Println(d.Allowed, d.Shadowed, d.Reason)
+	for denial, n := range client.Stats().Decisions.ShadowedBy {
+		fmt.Println(denial.Feature, denial.Reason, n)
+	}
+	// Output:
+	// true true not_granted
+	// sso not_granted 1
+}
+
 func ExampleClient_Number() {
 	client, ctx := open(), context.Background()
 	defer client.Close(ctx)

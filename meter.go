@@ -21,9 +21,10 @@ type account struct {
 	retired bool       // left the books; a new account takes over
 	idle    bool       // was quiet at the last sweep
 	shard   uint32     // of all that is sharded by customer
-	first   meter      // most customers use one metered feature: no allocation of its own
 
-	more     atomic.Pointer[[]*meter] // the meters after the first; grows under mu, read without it; nil = not even the first
+	more  atomic.Pointer[[]*meter] // the meters after the first; grows under mu, read without it; nil = not even the first
+	first meter                    // most customers use one metered feature: no allocation of its own
+
 	customer string
 	entry    *entry // the cache entry that shows this account, nil when there is none
 }

@@ -14,6 +14,7 @@ func (c *Client) useOpen(e *entry, feature string, n int64, d *Decision) bool {
 	if now >= e.until.Load() || a == nil || n <= 0 {
 		return false
 	}
+	_ = a.first.only.current.Load() // the second line is on its way while the lock waits for the first
 	a.mu.Lock()
 	m := a.meterLocked(feature)
 	if m == nil || now >= m.until || !m.useLocked(c.clock, n, d) {
@@ -34,16 +35,17 @@ func (c *Client) useOpen(e *entry, feature string, n int64, d *Decision) bool {
 		}
 	}
 	e.touch(now)
-	s := c.counters.mine()
-	if s.decisions[count].Add(1)&sampleMask == 0 {
+	if c.counters.mine().decisions[count].Add(1)&sampleMask == 0 {
 		c.cache.sample(e)
 	}
-	if c.levels.crossed(g, d.Used-n, d.Used) {
+	if c.levels != nil && c.levels.crossed(g, d.Used-n, d.Used) {
 		c.levels.look(m)
 	}
 	return true
 }
 
+// useLocked judges n more units and folds them into the open record. With false,
+// d is as it was.
 func (m *meter) useLocked(clock *clock, n int64, d *Decision) bool {
 	g, v := m.grant, m.view.Load()
 	if g == nil || m.fold != AggregateSum {

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/signal"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/entitlements-go/entitlements"
@@ -36,6 +37,7 @@ func run(ctx context.Context) bool {
 	billing.Put("acme", plan(1000))
 	billing.Put("bolt", plan(1000))
 	billing.Put("cargo", plan(1000))
+	billing.Put("dash", plan(1000))
 
 	// What a service sets up: an adapter, and one Client with it on both sides.
 	adapter, err := paylera.New(paylera.Config{
@@ -59,7 +61,7 @@ func run(ctx context.Context) bool {
 	billing.RegisterWebhook(webhooks.URL, webhookSecret)
 
 	s := &story{ctx: ctx, billing: billing, client: client}
-	for _, chapter := range []func(){s.resolve, s.speed, s.stampede, s.usage, s.upgrade, s.outage, s.close} {
+	for _, chapter := range []func(){s.resolve, s.speed, s.stampede, s.usage, s.limits, s.upgrade, s.outage, s.close} {
 		chapter()
 		if ctx.Err() != nil {
 			return false
@@ -176,10 +178,45 @@ func (s *story) usage() {
 	s.claim(sent <= 6, "in %d requests: calls for one customer and feature fold into one record", sent)
 }
 
+func (s *story) limits() {
+	s.chapter("5. A limit holds, however many ask at once")
+	if _, err := s.client.Resolve(s.ctx, "dash"); err != nil {
+		s.claim(false, "resolve dash: %v", err)
+	}
+	reserved, d := s.client.Reserve("dash", "api_calls", 200)
+	s.claim(d.Allowed && d.Remaining == 800, "200 of 1000 are held for work whose cost is not known yet: %d remain", d.Remaining)
+	var wg sync.WaitGroup
+	var allowed atomic.Int64
+	for range 64 {
+		wg.Go(func() {
+			for range 100 {
+				if s.client.Use("dash", "api_calls", 1).Allowed {
+					allowed.Add(1)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	s.claim(allowed.Load() == 800, "64 goroutines tried 6400 times: %d were allowed", allowed.Load())
+	reserved.Commit(150)
+	for range 100 {
+		if s.client.Use("dash", "api_calls", 1).Allowed {
+			allowed.Add(1)
+		}
+	}
+	s.claim(allowed.Load() == 850, "the work took 150, and gave 50 back: %d in all", allowed.Load())
+	s.client.SetShadow("api_calls")
+	d = s.client.Decide("dash", "api_calls")
+	s.claim(d.Allowed && d.Shadowed, "in shadow mode the next one would get through, and be counted as %v", d.Reason)
+	s.client.SetShadow()
+	err := s.client.Flush(s.ctx)
+	s.claim(err == nil && s.total("dash") == 1000, "billing has %d: each unit that was allowed, once", s.total("dash"))
+}
+
 func (s *story) total(customer string) int64 { return s.billing.Total(customer, "api_calls") }
 
 func (s *story) upgrade() {
-	s.chapter("5. An upgrade takes effect at once, through a signed webhook")
+	s.chapter("6. An upgrade takes effect at once, through a signed webhook")
 	s.claim(!s.client.Allowed("acme", "sso"), "before: acme may not use sso")
 	upgraded := plan(5000)
 	upgraded["sso"] = entitlements.Grant{Kind: entitlements.KindBoolean, Enabled: true}
@@ -193,7 +230,7 @@ func (s *story) upgrade() {
 }
 
 func (s *story) outage() {
-	s.chapter("6. The billing API goes down for 10 seconds (TTL is 2 s)")
+	s.chapter("7. The billing API goes down for 10 seconds (TTL is 2 s)")
 	before := s.total("bolt")
 	s.billing.SetOutage(true)
 	answered, asked := 0, 0
@@ -230,7 +267,7 @@ func short(err error) string {
 }
 
 func (s *story) close() {
-	s.chapter("7. Close delivers what is left and accounts for every call")
+	s.chapter("8. Close delivers what is left and accounts for every call")
 	for range 42 {
 		s.client.Track("cargo", "api_calls", 1)
 	}
@@ -240,7 +277,7 @@ func (s *story) close() {
 	s.claim(u.Recorded == u.Delivered+u.Pending+u.InDoubt+u.DeadLettered+u.Dropped,
 		"%d recorded = %d delivered + %d pending + %d in doubt + %d dead-lettered + %d dropped",
 		u.Recorded, u.Delivered, u.Pending, u.InDoubt, u.DeadLettered, u.Dropped)
-	billed := s.total("acme") + s.total("bolt") + s.total("cargo")
-	s.claim(billed == int64(u.Delivered), "and billing counts the same: %d", billed)
+	billed := s.total("acme") + s.total("bolt") + s.total("cargo") + s.total("dash")
+	s.claim(billed == int64(u.Delivered)+149, "and billing counts the same: %d, one call having been for 150", billed)
 	s.claim(!s.client.Allowed("acme", "export"), "a closed client answers by policy: %v", s.client.Decide("acme", "export").Reason)
 }

@@ -55,15 +55,18 @@ func (a *app) exportData(w http.ResponseWriter, r *http.Request) {
 	answer(w, http.StatusOK, map[string]any{"rows": []string{"one", "two"}})
 }
 
-// complete is metered: checked before the work, counted once it succeeded.
+// complete is metered. A unit is held before the work, so that no other request
+// can have it, and committed once the work succeeded: what failed costs nothing.
 func (a *app) complete(w http.ResponseWriter, r *http.Request) {
-	customer := customerOf(r)
-	if d := customer.Decide(a.completions); !d.Allowed {
+	reserved, d := customerOf(r).Reserve(a.completions, 1)
+	if !d.Allowed {
 		deny(w, d)
 		return
 	}
-	customer.Track(a.completions, 1)
-	answer(w, http.StatusOK, map[string]any{"text": "…", "remaining": customer.Decide(a.completions).Remaining})
+	defer reserved.Release() // nothing is left to release once it is committed
+	text := "…"              // your model goes here
+	reserved.Commit(1)
+	answer(w, http.StatusOK, map[string]any{"text": text, "remaining": d.Remaining})
 }
 
 // features is for a front end that greys out what it can't offer.

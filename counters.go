@@ -30,7 +30,7 @@ type stripe struct {
 type answer uint8
 
 const (
-	freshAllowed answer = iota
+	freshAllowed answer = iota // the three are in the same order for stale ones
 	freshDenied
 	freshUsed // allowed, and recorded
 	staleAllowed

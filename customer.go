@@ -74,12 +74,22 @@ func (cu Customer) Decide(f Feature) (d Decision) {
 
 // Use is [Client.Use].
 func (cu Customer) Use(f Feature, n int64) (d Decision) {
+	if cu.entry != nil {
+		if _, ok := cu.client.useQuickly(cu.entry, f.code, n, false, &d); ok {
+			return d
+		}
+	}
 	cu.ask(f, &question{n: n, take: takeUse}, &d)
 	return d
 }
 
 // Reserve is [Client.Reserve].
 func (cu Customer) Reserve(f Feature, n int64) (r *Reservation, d Decision) {
+	if cu.entry != nil {
+		if r, ok := cu.client.useQuickly(cu.entry, f.code, n, true, &d); ok {
+			return r, d
+		}
+	}
 	q := question{n: n, take: takeHold}
 	cu.ask(f, &q, &d)
 	return q.held, d

@@ -143,8 +143,10 @@ func (c *Client) Text(customer, feature string, fallback string) string {
 // cached customer in the steady state, does not allocate. For limits that several
 // processes share see [Config.TTL].
 func (c *Client) Use(customer, feature string, n int64) (d Decision) {
-	if e := c.cache.table.find(hashOf(customer), customer); e != nil && c.useOpen(e, feature, n, &d) {
-		return d
+	if e := c.cache.table.find(hashOf(customer), customer); e != nil {
+		if _, ok := c.useQuickly(e, feature, n, false, &d); ok {
+			return d
+		}
 	}
 	q := question{customer: customer, feature: feature, number: c.features.find(feature), n: n, take: takeUse}
 	c.use(&q, &d)
@@ -172,6 +174,11 @@ func (c *Client) UseEvent(u Usage) (d Decision) {
 // but Sum there is no sum to hold a part of: denied with [ReasonInvalid]. Units
 // held when a period ends are held in the next one. One small allocation.
 func (c *Client) Reserve(customer, feature string, n int64) (r *Reservation, d Decision) {
+	if e := c.cache.table.find(hashOf(customer), customer); e != nil {
+		if r, ok := c.useQuickly(e, feature, n, true, &d); ok {
+			return r, d
+		}
+	}
 	q := question{customer: customer, feature: feature, number: c.features.find(feature), n: n, take: takeHold}
 	c.use(&q, &d)
 	return q.held, d

@@ -14,10 +14,10 @@ import (
 // A nil Reservation, as of a denied Reserve, takes every call and does nothing.
 // All methods are safe for concurrent use and do not block.
 type Reservation struct {
-	usage             *batcher
-	customer, feature string
-	meter             *meter // that it holds units of; nil when it holds none
-	done              atomic.Bool
+	usage *batcher
+	meter *meter // that it holds units of
+	whose *cell  // instead of a meter, when it holds none
+	done  atomic.Bool
 
 	n int64 // units held, 0 once they returned; guarded by the account's lock
 
@@ -34,15 +34,19 @@ func (r *Reservation) Commit(actual int64) {
 	if r == nil || !r.done.CompareAndSwap(false, true) {
 		return
 	}
-	b := r.usage
-	if r.meter == nil || !r.meter.account.lock() {
-		// It holds nothing: nothing can retire an account that something holds.
+	b, m := r.usage, r.meter
+	if m == nil || !m.account.lock() {
+		// It holds nothing: an account of which something is held does not retire.
 		if actual > 0 {
-			_ = b.add(&Usage{Customer: r.customer, Feature: r.feature, Quantity: actual}, nil)
+			whose := r.whose
+			if m != nil {
+				whose = &cell{m.account.customer, m.feature}
+			}
+			_ = b.add(&Usage{Customer: whose.customer, Feature: whose.feature, Quantity: actual}, nil)
 		}
 		return
 	}
-	m, a := r.meter, r.meter.account
+	a := m.account
 	how := charge{dropped: dropClosed}
 	was := m.shownLocked()
 	if actual > 0 && !b.clock.closed() {
@@ -56,6 +60,9 @@ func (r *Reservation) Commit(actual int64) {
 	a.mu.Unlock()
 	if actual > 0 {
 		b.charged(how)
+	}
+	if !how.folded {
+		was = math.MinInt64 // maybe of the period before
 	}
 	if b.levels.crossed(g, was, is) {
 		b.levels.look(m)
@@ -130,7 +137,7 @@ func (s *holdShard) removeLocked(r *Reservation) {
 // hold reserves units that no limit was asked about.
 func (b *batcher) hold(customer, feature string, n int64) *Reservation {
 	if !validKey(customer) || !validKey(feature) || b.clock.closed() {
-		return &Reservation{usage: b, customer: customer, feature: feature}
+		return &Reservation{usage: b, whose: &cell{customer, feature}}
 	}
 	a := b.books.lock(hashOf(customer), customer)
 	defer a.mu.Unlock()
@@ -140,13 +147,12 @@ func (b *batcher) hold(customer, feature string, n int64) *Reservation {
 // holdLocked reserves units. Where usage does not add up there is nothing to hold
 // a part of, and the Reservation only knows whose usage it commits.
 func (b *batcher) holdLocked(m *meter, n int64) *Reservation {
-	r := &Reservation{usage: b, customer: m.account.customer, feature: m.feature}
 	if m.fold != AggregateSum {
-		return r
+		return &Reservation{usage: b, whose: &cell{m.account.customer, m.feature}}
 	}
 	v := m.view.Load()
 	held := v.held.Load()
-	r.meter, r.n = m, min(n, math.MaxInt64-held)
+	r := &Reservation{usage: b, meter: m, n: min(n, math.MaxInt64-held)}
 	v.held.Store(held + r.n)
 	s := b.holds.of(r)
 	s.mu.Lock()

@@ -294,13 +294,13 @@ type modelBackend struct {
 type modelFault int
 
 const (
-	faultNone   modelFault = iota
-	faultUnsent            // refused, may be sent again
-	faultLost              // accepted, and the answer is lost
-	faultDropped           // lost before it was accepted, with no word of it
-	faultLate              // accepted after the client gave up
-	faultHalf              // half of it is accepted
-	faultBad               // refused for good
+	faultNone    modelFault = iota
+	faultUnsent             // refused, may be sent again
+	faultLost               // accepted, and the answer is lost
+	faultDropped            // lost before it was accepted, with no word of it
+	faultLate               // accepted after the client gave up
+	faultHalf               // half of it is accepted
+	faultBad                // refused for good
 	faults
 )
 

@@ -150,20 +150,19 @@ func (b *batcher) add(u *Usage, waiter *report) error {
 	dropped, ok := dropInvalid, false
 	var m *meter
 	var g *grant
-	var was, is int64
+	var is int64
 	switch {
 	case b.clock.closed():
 		dropped = dropClosed
 	case validKey(u.Customer) && validKey(u.Feature) && len(u.ID) <= MaxKeyLength:
 		a := b.books.lock(hashOf(u.Customer), u.Customer)
 		m = b.meterLocked(a, u.Feature)
-		was = m.shownLocked()
 		dropped, ok = b.countLocked(m, u, waiter, b.clock.backendNow())
 		is, g = m.shownLocked(), m.grant
 		a.mu.Unlock()
 	}
 	b.counted(dropped, ok)
-	if b.levels.crossed(g, was, is) {
+	if b.levels.crossed(g, math.MinInt64, is) {
 		b.levels.look(m)
 	}
 	if !ok {

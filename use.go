@@ -5,31 +5,37 @@ package entitlements
 // what is left; a refresh, a flush or an eviction changes the meter under the
 // same lock, so none of them can come in between.
 
-// useOpen is Use of what the open record of a meter can take: for a snapshot
-// that answers and a call that is allowed, far from every boundary. It reports
-// false, and has done nothing, when it is not that simple.
-func (c *Client) useOpen(e *entry, feature string, n int64, d *Decision) bool {
+// useQuickly is Use or Reserve for a snapshot that answers and a call that is
+// allowed, far from every boundary, whose units the open record can take. It
+// reports false, and has done nothing, when it is not that simple.
+func (c *Client) useQuickly(e *entry, feature string, n int64, hold bool, d *Decision) (*Reservation, bool) {
 	now := c.clock.coarse.Load()
 	a := e.account.Load()
 	if now >= e.until.Load() || a == nil || n <= 0 {
-		return false
+		return nil, false
 	}
 	_ = a.first.only.current.Load() // the second line is on its way while the lock waits for the first
 	a.mu.Lock()
 	m := a.meterLocked(feature)
-	if m == nil || now >= m.until || !m.useLocked(c.clock, n, d) {
+	if m == nil || m.fold != AggregateSum || !hold && now >= m.until || !m.allowLocked(c.clock, n, hold, d) {
 		a.mu.Unlock()
-		return false
+		return nil, false
+	}
+	count := freshAllowed
+	var held *Reservation
+	if hold {
+		held = c.usage.holdLocked(m, n)
+	} else {
+		count = freshUsed
 	}
 	a.idle = false
 	g := m.grant
 	a.mu.Unlock()
 
 	d.Age = e.age(now)
-	count := freshUsed
 	d.Origin = OriginFresh
 	if now >= e.staleAt.Load() {
-		count, d.Origin = staleUsed, OriginStale
+		count, d.Origin = count-freshAllowed+staleAllowed, OriginStale
 		if e.pending.Load() == refreshNone {
 			c.refresher.want(e)
 		}
@@ -41,27 +47,29 @@ func (c *Client) useOpen(e *entry, feature string, n int64, d *Decision) bool {
 	if c.levels != nil && c.levels.crossed(g, d.Used-n, d.Used) {
 		c.levels.look(m)
 	}
-	return true
+	return held, true
 }
 
-// useLocked judges n more units and folds them into the open record. With false,
-// d is as it was.
-func (m *meter) useLocked(clock *clock, n int64, d *Decision) bool {
+// allowLocked judges n more units, and folds them into the open record unless
+// they are to be held. With false, d is as it was.
+func (m *meter) allowLocked(clock *clock, n int64, hold bool, d *Decision) bool {
 	g, v := m.grant, m.view.Load()
-	if g == nil || m.fold != AggregateSum {
+	if g == nil {
 		return false
 	}
 	now := clock.backendNear(v.expires.Load(), v.resets)
 	r := v.read(now)
-	if !m.fitsLocked(now) || r.used < 0 {
+	if r.used < 0 || !hold && !m.fitsLocked(now) {
 		return false
 	}
 	d.judge(g, r, now, n)
-	if !d.Allowed || !m.foldLocked(n) {
+	if !d.Allowed || !hold && !m.foldLocked(n) {
 		*d = Decision{}
 		return false
 	}
-	d.Used = saturate(d.Used, n)
+	if !hold {
+		d.Used = saturate(d.Used, n)
+	}
 	d.Remaining = max(0, d.Remaining-n)
 	return true
 }
@@ -111,7 +119,7 @@ func (c *Client) spend(e *entry, g *grant, q *question, d *Decision) {
 	c.lift(d, q.feature)
 	if !d.Allowed {
 		a.mu.Unlock()
-		d.Used = used
+		d.Used, d.Remaining = used, remaining(d.Limit, used, r.held)
 		return
 	}
 	m.floorLocked(at)

@@ -51,7 +51,7 @@ func (b *books) obtain(hash uint64, customer string) *account {
 	a := s.accounts[customer]
 	if a == nil {
 		a = newAccount(customer, hash)
-		s.accounts[a.customer] = a
+		s.accounts[a.customer()] = a
 	}
 	s.mu.Unlock()
 	if e := b.entryOf(hash, customer); e != nil && e.account.Load() != a {
@@ -113,8 +113,8 @@ func (b *books) show(e *entry) {
 
 // bindLocked lets a cached entry show an account. Both locks are held.
 func (b *books) bindLocked(a *account, e *entry) {
-	if a.entry == nil || a.entry.gone.Load() {
-		a.entry = e
+	if was := a.first.entry; was == nil || was.gone.Load() {
+		a.first.entry = e
 	}
 	for m := range a.meters() {
 		m.learnLocked(e)

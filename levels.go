@@ -106,7 +106,7 @@ func (l *levels) look(m *meter) {
 	now := l.clock.backendNow()
 	var d Decision
 	d.judge(g, m.view.Load().read(now), now, 0)
-	l.reached(cell{a.customer, m.feature}, &f, &d, now)
+	l.reached(cell{a.customer(), m.feature}, &f, &d, now)
 }
 
 // viewAt is the lowest view that is this share of the limit.

@@ -14,8 +14,8 @@ import (
 // has just used up its quota.
 //
 // A call of Use or Track costs the cache lines that it touches, and the pages. So
-// what it needs comes first and fills two lines: the lock, and the beginning of
-// the first meter; and all of it is 256 bytes, a size that the allocator aligns.
+// what it needs is apart from the rest, and 128 bytes, a size that the allocator
+// aligns: the lock, and the beginning of the first meter.
 type account struct {
 	mu      sync.Mutex // guards the fields below and those of the meters and their records
 	retired bool       // left the books; a new account takes over
@@ -24,9 +24,6 @@ type account struct {
 
 	more  atomic.Pointer[[]*meter] // the meters after the first; grows under mu, read without it; nil = not even the first
 	first meter                    // most customers use one metered feature: no allocation of its own
-
-	customer string
-	entry    *entry // the cache entry that shows this account, nil when there is none
 }
 
 // A meter is the local view of one metered feature of one customer.
@@ -50,10 +47,19 @@ type meter struct {
 	settled  uint8 // records that are, since they were last compacted
 	floored  bool  // the view was below zero, and is shown as if it had been zero
 
+	*ledger
+}
+
+// ledger is what a call does not need of a meter.
+type ledger struct {
 	open    *record
 	figure  figure // the zero figure until one is known
 	account *account
 	records []*record // all that may still count, oldest first, open included
+
+	// Of the account, so kept by its first meter only.
+	customer string
+	entry    *entry // the cache entry that shows the account, nil when there is none
 }
 
 // view is what readers see of a meter. Its boundary never changes: a figure of
@@ -77,8 +83,13 @@ func (v *view) known() bool { return v.resets != unknownEnd }
 var onlyFirst = new([]*meter)
 
 func newAccount(customer string, hash uint64) *account {
-	return &account{customer: strings.Clone(customer), shard: uint32(hash)}
+	a := &account{shard: uint32(hash)}
+	a.first.ledger = &ledger{account: a, customer: strings.Clone(customer)}
+	return a
 }
+
+// customer is the customer's key.
+func (a *account) customer() string { return a.first.customer }
 
 // meter finds the meter of a feature, or nil. It takes no lock. Customers use a
 // few metered features, and comparing a few strings beats hashing one.
@@ -135,14 +146,14 @@ func (a *account) meters() iter.Seq[*meter] {
 func (a *account) addMeterLocked(feature string, fold Aggregation) *meter {
 	m, more := &a.first, onlyFirst
 	if old := a.more.Load(); old != nil {
-		m = new(meter)
+		m = &meter{ledger: &ledger{account: a}}
 		grown := append((*old)[:len(*old):len(*old)], m)
 		more = &grown
 	}
 	// One copy of the code for all customers: comparing it touches no line of its own.
-	m.account, m.feature, m.fold = a, intern(feature), fold
-	if a.entry != nil {
-		m.learnLocked(a.entry)
+	m.feature, m.fold = intern(feature), fold
+	if e := a.first.entry; e != nil {
+		m.learnLocked(e)
 	}
 	m.publishLocked()
 	a.more.Store(more)
@@ -166,7 +177,7 @@ func (m *meter) learnLocked(e *entry) {
 // figures. It returns the own part to install: where a meter holds a figure that
 // the new one must not replace, that one stays.
 func (a *account) attachLocked(e *entry, p *plan, o *own, now, tick int64) *own {
-	a.entry = e
+	a.first.entry = e
 	var patched []figure
 	for m := range a.meters() {
 		g := p.metered(m.feature)
@@ -416,7 +427,8 @@ func (m *meter) compactLocked(tick int64) {
 // a figure that is fetched from now on knows all that was acknowledged before
 // since.
 func (a *account) quietLocked(since, backendNow int64) bool {
-	cached := a.entry != nil && !a.entry.gone.Load()
+	e := a.first.entry
+	cached := e != nil && !e.gone.Load()
 	for m := range a.meters() {
 		if m.view.Load().held.Load() != 0 {
 			return false

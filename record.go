@@ -35,7 +35,7 @@ func (r *record) settled() bool { return r.state != pieceOpen }
 func (r *record) usage() Usage {
 	m := r.meter
 	return Usage{
-		ID: r.id, Customer: m.account.customer, Feature: m.feature, Quantity: r.quantity,
+		ID: r.id, Customer: m.account.customer(), Feature: m.feature, Quantity: r.quantity,
 		Time: fromNanos(r.stamp), Properties: r.properties, Count: int64(r.calls),
 	}
 }

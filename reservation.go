@@ -40,7 +40,7 @@ func (r *Reservation) Commit(actual int64) {
 		if actual > 0 {
 			whose := r.whose
 			if m != nil {
-				whose = &cell{m.account.customer, m.feature}
+				whose = &cell{m.account.customer(), m.feature}
 			}
 			_ = b.add(&Usage{Customer: whose.customer, Feature: whose.feature, Quantity: actual}, nil)
 		}
@@ -148,7 +148,7 @@ func (b *batcher) hold(customer, feature string, n int64) *Reservation {
 // a part of, and the Reservation only knows whose usage it commits.
 func (b *batcher) holdLocked(m *meter, n int64) *Reservation {
 	if m.fold != AggregateSum {
-		return &Reservation{usage: b, whose: &cell{m.account.customer, m.feature}}
+		return &Reservation{usage: b, whose: &cell{m.account.customer(), m.feature}}
 	}
 	v := m.view.Load()
 	held := v.held.Load()

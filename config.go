@@ -38,8 +38,9 @@ type Config struct {
 	//
 	//	overshoot ≤ (R − 1) × rate × (FlushInterval + delivery + age)
 	//
-	// rate is what one process allows per second, delivery the time that a Deliver
-	// takes, and age the [Decision.Age] of the last that was allowed: at most TTL +
+	// rate is what one process allows per second; delivery the time until a Deliver
+	// has returned, the wait for one of FlushConcurrency calls included; and age
+	// the [Decision.Age] of the last that was allowed: at most TTL +
 	// [SourceStats.BehindBy] + the time that a fetch takes for a customer in use
 	// while the Source answers, at most MaxStale for one that was idle, or in an
 	// outage. A backend whose reads lag adds that lag.

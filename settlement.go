@@ -21,6 +21,9 @@ func (b *batcher) settle(records []*record, s settlement) (calls uint64) {
 	if len(records) == 0 {
 		return 0
 	}
+	// Told last: who is told finds it in Stats.
+	var waiting []*report
+	var dead []Usage
 	for _, r := range records {
 		var n uint64
 		var u Usage
@@ -39,10 +42,10 @@ func (b *batcher) settle(records []*record, s settlement) (calls uint64) {
 		}
 		calls += n
 		if s.dead {
-			b.dead(u, s.err)
+			dead = append(dead, u)
 		}
 		if r.report != nil {
-			r.report.settle(s.err)
+			waiting = append(waiting, r.report)
 		}
 	}
 	switch {
@@ -54,6 +57,12 @@ func (b *batcher) settle(records []*record, s settlement) (calls uint64) {
 		b.tally.inDoubt.Add(calls)
 	default:
 		b.drop(s.drop, calls)
+	}
+	for _, u := range dead {
+		b.dead(u, s.err)
+	}
+	for _, w := range waiting {
+		w.settle(s.err)
 	}
 	b.mu.Lock()
 	close(b.changed)

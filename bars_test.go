@@ -104,7 +104,7 @@ func (b *bars) ratio(name string, goroutines int, most, allocs float64, floor, w
 	if allocs >= 0 {
 		i := 0
 		got := testing.AllocsPerRun(10_000, func() { work(i); i++ })
-		bar += ", 0 allocs"
+		bar += fmt.Sprintf(", %.0f allocs", allocs)
 		measured += fmt.Sprintf(", %.0f allocs", got)
 		pass = pass && got <= allocs
 	}
@@ -142,6 +142,8 @@ func TestBars(t *testing.T) {
 	t.Run("hot path", func(t *testing.T) { barHotPath(t, b) })
 	t.Run("million", func(t *testing.T) { barMillion(t, b) })
 	t.Run("track", func(t *testing.T) { barTrack(t, b) })
+	t.Run("use", func(t *testing.T) { barUse(t, b) })
+	t.Run("limits", func(t *testing.T) { barLimits(t, b) })
 	t.Run("memory", func(t *testing.T) { barMemory(t, b) })
 	t.Run("stampede", func(t *testing.T) { barStampede(t, b) })
 	t.Run("warm", func(t *testing.T) { barWarm(t, b) })
@@ -235,6 +237,61 @@ func barTrack(t *testing.T, b *bars) {
 	needed := float64((records + 999) / 1000)
 	b.row("Track flat out for 2 s: requests", "≤ 1.10 × distinct cells ÷ 1000",
 		fmt.Sprintf("%d for %d records (%.2f ×)", deliveries, records, float64(deliveries)/needed), float64(deliveries) <= 1.1*needed)
+}
+
+func barUse(t *testing.T, b *bars) {
+	for _, shape := range []struct {
+		name string
+		zipf float64
+	}{{"Zipf 1.1", 1.1}, {"uniform", 0}} {
+		w := newWorkload(10_000, shape.zipf)
+		source := Static(w.entitlements(func(features map[string]Grant) {
+			features["calls"] = Grant{Kind: KindMetered, Enabled: true, Limit: 1 << 40}
+		}))
+		c := w.client(t, Config{Source: source, Sink: new(countingSink)})
+		mask := len(w.asked) - 1
+		use := func(i int) bool { return c.Use(w.customers[w.asked[i&mask].customer], "calls", 1).Allowed }
+		reserve := func(i int) bool {
+			r, d := c.Reserve(w.customers[w.asked[i&mask].customer], "calls", 10)
+			r.Commit(1)
+			return d.Allowed
+		}
+		b.ratio("Use, 10 000 customers, "+shape.name+", 1 core", 1, 3, 0, w.floorBody(), use)
+		b.ratio("Reserve and Commit, 10 000 customers, "+shape.name+", 1 core", 1, 8, 1, w.floorBody(), reserve)
+		if shape.zipf == 0 {
+			continue
+		}
+		var counter atomic.Int64
+		cas := func(int) bool {
+			for {
+				if n := counter.Load(); counter.CompareAndSwap(n, n+1) {
+					return true
+				}
+			}
+		}
+		x, casNS, useNS := ratio("Use by 2 goroutines on one counter", 2, cas, func(int) bool { return c.Use(w.customers[0], "calls", 1).Allowed })
+		rate := 2e3 / useNS // both goroutines: millions a second
+		b.row("Use by 2 goroutines on one counter", "≥ 5 million/s, or ≤ 3 × a CAS loop",
+			fmt.Sprintf("%.1f million/s, %.2f × (%.1f ns, CAS %.1f ns)", rate, x, useNS, casNS), rate >= 5 || x <= 3)
+	}
+}
+
+func barLimits(t *testing.T, b *bars) {
+	during, once := attemptsAtLimit(t, 1_000_000)
+	b.row("64 goroutines at a limit of 10 000, a million attempts", "never more, exactly that once quiet",
+		fmt.Sprintf("%d, then %d", during, once), during <= 10_000 && once == 10_000)
+	const ms = time.Millisecond
+	f := fleet{processes: 8, rate: 20, limit: 1500, ttl: time.Second, flush: 200 * ms, delivery: 300 * ms, fetch: 200 * ms}
+	bound := f.bound(f.ttl + f.fetch)
+	most := int64(0)
+	for seed := range uint64(5) {
+		synctest.Test(t, func(t *testing.T) {
+			overshoot, _ := f.run(t, seed)
+			most = max(most, overshoot)
+		})
+	}
+	b.row("8 processes on one hard limit, 20 attempts a second each", "passed by no more than stated",
+		fmt.Sprintf("by %d, bound %.0f", most, bound), float64(most) <= bound)
 }
 
 func barMemory(t *testing.T, b *bars) {

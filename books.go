@@ -116,6 +116,9 @@ func (b *books) bindLocked(a *account, e *entry) {
 	if was := a.first.entry; was == nil || was.gone.Load() {
 		a.first.entry = e
 	}
+	if was := e.account.Load(); was != nil && was != a {
+		a.inheritLocked(was, e)
+	}
 	for m := range a.meters() {
 		m.learnLocked(e)
 	}
@@ -125,14 +128,14 @@ func (b *books) bindLocked(a *account, e *entry) {
 // sweep retires the accounts of one shard that were quiet at the last sweep and
 // still are. An entry that still points at a retired account shows the same
 // numbers: they are the figures' own. visit sees each account first.
-func (b *books) sweep(shard int, since, backendNow int64, visit func(*account)) {
+func (b *books) sweep(shard int, since, lostSince, backendNow int64, visit func(*account)) {
 	s := &b.shards[shard%len(b.shards)]
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for customer, a := range s.accounts {
 		a.mu.Lock()
 		visit(a)
-		switch quiet := a.quietLocked(since, backendNow); {
+		switch quiet := a.quietLocked(since, lostSince, backendNow); {
 		case quiet && a.idle:
 			a.retired = true
 			delete(s.accounts, customer)

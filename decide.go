@@ -45,6 +45,14 @@ type question struct {
 	held              *Reservation // that takeHold made
 }
 
+// usage is what takeUse counts.
+func (q *question) usage() *Usage {
+	if q.event != nil {
+		return q.event
+	}
+	return &Usage{Customer: q.customer, Feature: q.feature, Quantity: q.n}
+}
+
 // take is what becomes of the units when they are allowed.
 type take uint8
 
@@ -111,7 +119,9 @@ func (c *Client) answer(e *entry, q *question, d *Decision) bool {
 			return false
 		}
 	}
-	c.judge(e, q, d)
+	if !c.judge(e, q, d) {
+		return false
+	}
 	if d.Reason == ReasonInvalid {
 		c.refuse(q, d, ReasonInvalid)
 		return true
@@ -136,8 +146,9 @@ func (c *Client) answer(e *entry, q *question, d *Decision) bool {
 }
 
 // judge is the verdict of an entry's snapshot, whatever its age. What it allows
-// it takes, as q asks. [ReasonInvalid] is for the caller to refuse.
-func (c *Client) judge(e *entry, q *question, d *Decision) {
+// it takes, as q asks. [ReasonInvalid] is for the caller to refuse. It reports
+// false when there is no content any more.
+func (c *Client) judge(e *entry, q *question, d *Decision) bool {
 	if q.number == noFeature {
 		q.number = c.features.find(q.feature) // the plan may have brought it
 	}
@@ -145,12 +156,11 @@ func (c *Client) judge(e *entry, q *question, d *Decision) {
 	switch {
 	case g == nil && !validKey(q.feature):
 		d.Reason = ReasonInvalid
-		return
+		return true
 	case g == nil:
 		d.Reason = ReasonNotGranted
 	case g.kind == KindMetered && q.take != takeNothing:
-		c.spend(e, g, q, d)
-		return
+		return c.spend(e, g, q, d)
 	case g.own < 0:
 		d.judge(g, meterRead{}, 0, 1)
 	default:
@@ -160,6 +170,7 @@ func (c *Client) judge(e *entry, q *question, d *Decision) {
 	if d.Allowed {
 		c.take(q)
 	}
+	return true
 }
 
 // look is the verdict on one more unit of a grant that has a part of the
@@ -170,7 +181,7 @@ func (c *Client) look(e *entry, g *grant, q *question, d *Decision) {
 		if m := a.meter(g.code); m != nil {
 			if v := m.view.Load(); v.known() {
 				now := c.clock.backendNear(v.expires.Load(), v.resets)
-				d.judge(g, v.read(now), now, 1)
+				d.judge(g, a.read(v, now), now, 1)
 				return
 			}
 		}
@@ -189,11 +200,7 @@ func (c *Client) look(e *entry, g *grant, q *question, d *Decision) {
 func (c *Client) take(q *question) {
 	switch q.take {
 	case takeUse:
-		if q.event != nil {
-			_ = c.usage.add(q.event, nil) // counted where it is dropped
-			return
-		}
-		_ = c.usage.add(&Usage{Customer: q.customer, Feature: q.feature, Quantity: q.n}, nil)
+		_ = c.usage.add(q.usage(), nil) // counted where it is dropped
 	case takeHold:
 		q.held = c.usage.hold(q.customer, q.feature, q.n)
 	}
@@ -206,8 +213,7 @@ func (c *Client) byPolicy(e *entry, q *question, d *Decision, reason Reason) {
 	if !ok {
 		policy = c.cfg.OnUnavailable
 	}
-	if e != nil && policy == LastKnown {
-		c.judge(e, q, d)
+	if e != nil && policy == LastKnown && c.judge(e, q, d) {
 		if d.Reason == ReasonInvalid {
 			c.refuse(q, d, ReasonInvalid)
 			return
@@ -216,7 +222,9 @@ func (c *Client) byPolicy(e *entry, q *question, d *Decision, reason Reason) {
 	} else {
 		d.Reason, d.Allowed = reason, policy == FailOpen
 		c.lift(d, q.feature)
-		if d.Allowed {
+		if d.Allowed && q.take == takeUse {
+			c.usage.charge(q.usage())
+		} else if d.Allowed {
 			c.take(q)
 		}
 	}

@@ -59,7 +59,8 @@ func (f figure) after(next figure, now int64) figure {
 	case next.start != 0: // has told its floor
 	case f.resets == next.resets:
 		next.floor = f.floor
-	case f.resets != 0 && f.resets <= now:
+	case f.resets != 0 && f.resets <= now+offsetFloor:
+		// It may be over for the backend, whose clock may be ahead by as much.
 		next.floor = max(f.floor, f.resets)
 	}
 	return next
@@ -70,8 +71,8 @@ func (f figure) after(next figure, now int64) figure {
 // our idea of that clock is a little behind, the call is still in the period
 // that it is judged in.
 func (f *figure) stampOf(now int64) int64 {
-	if now < f.start && f.start-now <= offsetFloor {
-		return f.start
+	if begin := max(f.start, f.floor); now < begin && begin-now <= offsetFloor {
+		return begin
 	}
 	return now
 }

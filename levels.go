@@ -2,6 +2,9 @@ package entitlements
 
 import (
 	"math"
+	"math/big"
+	"math/bits"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -20,7 +23,7 @@ type UsageLevel struct {
 // remembered apart from meters and cache, which forget. A nil levels watches
 // nothing.
 type levels struct {
-	shares []float64 // ascending
+	shares []share // ascending
 	clock  *clock
 	calls  *callbacks
 	tell   func(UsageLevel)
@@ -35,9 +38,22 @@ type cell struct{ customer, feature string }
 
 // told is how many levels of a period have been told.
 type told struct {
-	period int64 // backend: when it began, as far as is known
-	ends   int64 // backend; 0 = never, or unknown
-	levels int
+	begins, ends int64 // backend; 0 = unknown, or never
+	levels       int
+}
+
+// samePeriod compares what is known of two periods. Both were the present one
+// when they were looked at, so where nothing can be compared they are the same.
+func (t told) samePeriod(other told) bool {
+	switch {
+	case t.begins != 0 && other.begins != 0:
+		return t.begins == other.begins
+	case t.ends != 0 && other.begins >= t.ends, other.ends != 0 && t.begins >= other.ends:
+		return false
+	case t.ends != 0 && other.ends != 0:
+		return t.ends == other.ends
+	}
+	return true
 }
 
 // maxWarnings bounds the levels that wait for a slow callback.
@@ -48,7 +64,7 @@ func newLevels(cfg *Config, clock *clock, calls *callbacks) *levels {
 		return nil
 	}
 	return &levels{
-		shares: cfg.UsageLevels, clock: clock, calls: calls, tell: cfg.OnUsage,
+		shares: sharesOf(cfg.UsageLevels), clock: clock, calls: calls, tell: cfg.OnUsage,
 		most: max(1024, cfg.MaxCustomers), told: make(map[cell]told),
 	}
 }
@@ -58,8 +74,8 @@ func (l *levels) crossed(g *grant, was, is int64) bool {
 	if l == nil || g == nil {
 		return false
 	}
-	for _, share := range l.shares {
-		if at := viewAt(share, g.quota()); was < at && at <= is {
+	for _, s := range l.shares {
+		if at := s.of(g.quota()); was < at && at <= is {
 			return true
 		}
 	}
@@ -109,54 +125,86 @@ func (l *levels) look(m *meter) {
 	l.reached(cell{a.customer(), m.feature}, &f, &d, now)
 }
 
-// viewAt is the lowest view that is this share of the limit.
-func viewAt(share float64, limit int64) int64 {
-	if limit == Unlimited {
+// share is a level as a fraction: 0.55 of 100 is 55, which no product of floats
+// is.
+type share struct {
+	level    float64
+	num, den uint64
+}
+
+func sharesOf(levels []float64) (shares []share) {
+	for _, level := range levels {
+		s := share{level: level, num: math.MaxUint64, den: 1} // of a number without end
+		r, ok := new(big.Rat).SetString(strconv.FormatFloat(level, 'g', -1, 64))
+		switch {
+		case ok && r.Num().IsUint64() && r.Denom().IsUint64():
+			s.num, s.den = r.Num().Uint64(), r.Denom().Uint64()
+		case level < 1: // of a number with too many digits
+			s.den = 1e18
+			s.num = uint64(level * 1e18)
+		}
+		shares = append(shares, s)
+	}
+	return shares
+}
+
+// of is the lowest view that is this share of a limit.
+func (s share) of(limit int64) int64 {
+	if limit <= 0 || limit == Unlimited {
 		return math.MaxInt64
 	}
-	// 0.55 × 100 is a little more than 55.
-	at := math.Ceil(share * float64(limit) * (1 - 1e-12))
-	if at >= math.MaxInt64 {
+	hi, lo := bits.Mul64(s.num, uint64(limit))
+	if hi >= s.den {
 		return math.MaxInt64
 	}
-	return max(1, int64(at))
+	at, more := bits.Div64(hi, lo, s.den)
+	if more > 0 {
+		at++
+	}
+	return int64(min(max(1, at), math.MaxInt64))
 }
 
 // reached tells of the levels that the view has reached and that have not been
 // told of in the figure's period, lowest first.
 func (l *levels) reached(at cell, f *figure, d *Decision, now int64) {
-	if d.Kind != KindMetered || d.Limit <= 0 || d.Reason == ReasonNotGranted || d.Reason == ReasonExpired {
+	if d.Kind != KindMetered || d.Limit <= 0 || d.Limit == Unlimited || d.Reason == ReasonNotGranted || d.Reason == ReasonExpired {
 		return
 	}
 	n := 0
-	for n < len(l.shares) && d.Used >= viewAt(l.shares[n], d.Limit) {
+	for n < len(l.shares) && d.Used >= l.shares[n].of(d.Limit) {
 		n++
 	}
 	if n == 0 {
 		return
 	}
-	period, ends := f.start, f.resets
-	if period == 0 {
-		period = f.floor
+	is := told{begins: f.start, ends: f.resets, levels: n}
+	if f.start == 0 {
+		is.begins = f.floor
 	}
 	if f.resets != 0 && now >= f.resets {
-		period, ends = f.resets, 0
+		is.begins, is.ends = f.resets, 0
 	}
 	l.mu.Lock()
 	was := l.told[at]
-	if was.period != period {
-		was.levels = 0
+	if !was.samePeriod(is) {
+		was = told{}
+	}
+	if is.begins == 0 {
+		is.begins = was.begins
+	}
+	if is.ends == 0 {
+		is.ends = was.ends
 	}
 	if n <= was.levels {
 		l.mu.Unlock()
 		return
 	}
 	at.customer = strings.Clone(at.customer)
-	l.rememberLocked(at, told{period, ends, n}, now)
+	l.rememberLocked(at, is, now)
 	// Queued under the lock, so that a lower level is told before a higher one.
 	dropped := 0
-	for _, share := range l.shares[was.levels:n] {
-		u := UsageLevel{Customer: at.customer, Feature: at.feature, Level: share, Used: d.Used, Limit: d.Limit, ResetsAt: d.ResetsAt}
+	for _, s := range l.shares[was.levels:n] {
+		u := UsageLevel{Customer: at.customer, Feature: at.feature, Level: s.level, Used: d.Used, Limit: d.Limit, ResetsAt: d.ResetsAt}
 		if _, full := l.calls.queueUp(func() { l.tell(u) }); full {
 			dropped++
 		}

@@ -17,10 +17,11 @@ import (
 // what it needs is apart from the rest, and 128 bytes, a size that the allocator
 // aligns: the lock, and the beginning of the first meter.
 type account struct {
-	mu      sync.Mutex // guards the fields below and those of the meters and their records
-	retired bool       // left the books; a new account takes over
-	idle    bool       // was quiet at the last sweep
-	shard   uint32     // of all that is sharded by customer
+	mu      sync.Mutex    // guards the fields below and those of the meters and their records
+	retired bool          // left the books; a new account takes over
+	idle    bool          // was quiet at the last sweep
+	shard   uint16        // of all that is sharded by customer
+	moves   atomic.Uint32 // of what is held: odd while one is under way, see read
 
 	more  atomic.Pointer[[]*meter] // the meters after the first; grows under mu, read without it; nil = not even the first
 	first meter                    // most customers use one metered feature: no allocation of its own
@@ -45,7 +46,7 @@ type meter struct {
 	counts   period // to which view
 	fold     Aggregation
 	settled  uint8 // records that are, since they were last compacted
-	floored  bool  // the view was below zero, and is shown as if it had been zero
+	floored  bool  // the view was below zero, and was taken for zero: see floorLocked
 
 	*ledger
 }
@@ -83,7 +84,7 @@ func (v *view) known() bool { return v.resets != unknownEnd }
 var onlyFirst = new([]*meter)
 
 func newAccount(customer string, hash uint64) *account {
-	a := &account{shard: uint32(hash)}
+	a := &account{shard: uint16(hash)}
 	a.first.ledger = &ledger{account: a, customer: strings.Clone(customer)}
 	return a
 }
@@ -173,6 +174,30 @@ func (m *meter) learnLocked(e *entry) {
 	}
 }
 
+// inheritLocked takes over what the retired account of an entry showed. It was let
+// go of because any later figure has it; the entry, which left the cache and is
+// read through a handle, may still have the figure from before.
+func (a *account) inheritLocked(was *account, e *entry) {
+	for old := range was.meters() {
+		m := a.meter(old.feature)
+		if m == nil {
+			m = a.addMeterLocked(old.feature, old.fold)
+		}
+		m.learnLocked(e)
+		if m.figure.fetched == 0 || m.figure.fetched != old.figure.fetched {
+			continue
+		}
+		v := old.view.Load()
+		f := m.figure
+		f.used = max(f.used, v.current.Load())
+		m.installLocked(f, 0)
+		if next := v.next.Load(); next > 0 {
+			r := &record{meter: m, piece: piece{quantity: next, stamp: f.resets, sent: f.received, acked: f.received, state: pieceAcked}}
+			m.addLocked(r, 0)
+		}
+	}
+}
+
 // attachLocked makes e the entry that shows a, and lets the meters know its
 // figures. It returns the own part to install: where a meter holds a figure that
 // the new one must not replace, that one stays.
@@ -201,9 +226,25 @@ func (a *account) attachLocked(e *entry, p *plan, o *own, now, tick int64) *own 
 	return &merged
 }
 
-// read is the local view at a moment on the backend's clock. Held is read first
-// and written last, so that a commit that moves units from it to what is used is
-// never seen as neither.
+// read is the local view of one of the account's meters at a moment on the
+// backend's clock: what is used and what is held at one moment, although they are
+// two numbers. Nobody moved what is held in between when moves is even, and the
+// same before and after. For a writer that is interrupted in the middle it waits
+// as every other writer does.
+func (a *account) read(v *view, now int64) meterRead {
+	for range 64 {
+		before := a.moves.Load()
+		r := v.read(now)
+		if before&1 == 0 && a.moves.Load() == before {
+			return r
+		}
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return v.read(now)
+}
+
+// read is for who holds the account's lock, or needs only one of the numbers.
 func (v *view) read(now int64) meterRead {
 	r := meterRead{held: v.held.Load(), resets: v.resets, expires: v.expires.Load()}
 	if v.over(now) {
@@ -263,7 +304,9 @@ func (m *meter) recountLocked(r *record, tick int64) {
 	}
 	switch {
 	case counted == was && counts == from && m.fold == AggregateSum:
-	case m.fold != AggregateSum, m.floored, !m.shiftLocked(counted, counts), !m.shiftLocked(-was, from):
+	case m.floored && min(counted, was) < 0 && m.fold == AggregateSum:
+		// What a correction below zero counts as no longer moves the view.
+	case m.fold != AggregateSum, !m.shiftLocked(counted, counts), !m.shiftLocked(-was, from):
 		m.publishLocked()
 	}
 }
@@ -384,7 +427,7 @@ const maxSettled = 16
 // to shrink, never early.
 func (m *meter) compactLocked(tick int64) {
 	m.settled = min(m.settled, math.MaxUint8-1) + 1
-	if int(m.settled) <= min(max(maxSettled, len(m.records)/2), math.MaxUint8-1) || m.fold == AggregateUnique {
+	if int(m.settled) <= min(max(maxSettled, len(m.records)/2), math.MaxUint8-1) || m.fold == AggregateUnique || m.floored {
 		return
 	}
 	var into [2][3]*record // by acked or lost, and period
@@ -425,8 +468,9 @@ func (m *meter) compactLocked(tick int64) {
 // quietLocked reports whether nothing in the account can still be missing from
 // the figures that its entry shows, or, with no entry, from any later figure:
 // a figure that is fetched from now on knows all that was acknowledged before
-// since.
-func (a *account) quietLocked(since, backendNow int64) bool {
+// since. What was lost before lostSince, and was allowed by a policy with no
+// grant known, is no longer waited with for one.
+func (a *account) quietLocked(since, lostSince, backendNow int64) bool {
 	e := a.first.entry
 	cached := e != nil && !e.gone.Load()
 	for m := range a.meters() {
@@ -443,7 +487,7 @@ func (a *account) quietLocked(since, backendNow int64) bool {
 			case r.state == pieceLost:
 				// It was allowed by a grant that this process has seen, and no later
 				// figure will know of it. Without a grant nothing was allowed.
-				if f.fetched != 0 {
+				if f.fetched != 0 || r.allowed && r.acked >= lostSince {
 					return false
 				}
 			case cached || r.acked >= since:

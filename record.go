@@ -24,6 +24,7 @@ type record struct {
 	properties map[string]string
 	first      int64 // precise: first attempt of all; 0 = none yet
 	unknown    int64 // precise: first attempt without an answer that tells; 0 = none
+	allowed    bool  // a policy allowed some of it, and no grant was known
 	cohort     *cohort
 	report     *report
 }

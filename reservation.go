@@ -48,15 +48,18 @@ func (r *Reservation) Commit(actual int64) {
 	}
 	a := m.account
 	how := charge{dropped: dropClosed}
-	was := m.shownLocked()
+	was, at := m.shownLocked(), b.clock.backend.Load()
+	a.moves.Add(1)
 	if actual > 0 && !b.clock.closed() {
 		a.idle = false
 		now, open := b.nowLocked(m)
+		at = now
 		m.floorLocked(now)
 		how = b.chargeLocked(m, actual, nil, now, open)
 	}
 	b.returnLocked(r)
-	is, g := m.shownLocked(), m.grant
+	a.moves.Add(1)
+	is, g := m.view.Load().read(at).used, m.grant
 	a.mu.Unlock()
 	if actual > 0 {
 		b.charged(how)
@@ -107,7 +110,7 @@ func (h *holds) of(r *Reservation) *holdShard {
 	if r.meter == nil {
 		return &h.shards[0]
 	}
-	return &h.shards[r.meter.account.shard%uint32(len(h.shards))]
+	return &h.shards[r.meter.account.shard%uint16(len(h.shards))]
 }
 
 func (s *holdShard) pushLocked(r *Reservation, due int64) {
@@ -153,7 +156,9 @@ func (b *batcher) holdLocked(m *meter, n int64) *Reservation {
 	v := m.view.Load()
 	held := v.held.Load()
 	r := &Reservation{usage: b, meter: m, n: min(n, math.MaxInt64-held)}
+	m.account.moves.Add(1)
 	v.held.Store(held + r.n)
+	m.account.moves.Add(1)
 	s := b.holds.of(r)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -197,9 +202,11 @@ func (b *batcher) expire(now int64) (wait int64) {
 			s.mu.Unlock()
 			a := r.meter.account
 			a.mu.Lock()
+			a.moves.Add(1)
 			if b.returnLocked(r) > 0 {
 				b.holds.expired.Add(1)
 			}
+			a.moves.Add(1)
 			a.mu.Unlock()
 		}
 	}

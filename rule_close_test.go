@@ -45,6 +45,7 @@ func TestRule20_FlushIsBoundedAndSaysWhatItLeft(t *testing.T) {
 
 		ended, cancel := context.WithCancel(t.Context())
 		cancel()
+		sink.Next(entitlementstest.DeliverStep{Latency: time.Second}) // else it may be delivered before anybody looks
 		c.Track("d", "api", 1)
 		require.ErrorIs(t, c.Flush(ended), context.Canceled)
 	})

@@ -24,6 +24,7 @@ func (b *batcher) settle(records []*record, s settlement) (calls uint64) {
 	// Told last: who is told finds it in Stats.
 	var waiting []*report
 	var dead []Usage
+	ended := make([]*cohort, 0, len(records))
 	for _, r := range records {
 		var n uint64
 		var u Usage
@@ -32,7 +33,9 @@ func (b *batcher) settle(records []*record, s settlement) (calls uint64) {
 		if !r.settled() {
 			r.meter.syncLocked()
 			n, u = r.calls, r.usage()
-			r.acked = s.at
+			if r.acked = s.at; s.state == pieceLost {
+				r.acked = b.clock.precise()
+			}
 			b.settleLocked(r, s.state)
 			r.meter.compactLocked(int64(b.clock.tick))
 		}
@@ -41,6 +44,7 @@ func (b *batcher) settle(records []*record, s settlement) (calls uint64) {
 			continue
 		}
 		calls += n
+		ended = append(ended, r.cohort)
 		if s.dead {
 			dead = append(dead, u)
 		}
@@ -58,6 +62,9 @@ func (b *batcher) settle(records []*record, s settlement) (calls uint64) {
 	default:
 		b.drop(s.drop, calls)
 	}
+	for _, c := range ended {
+		c.open.Add(-1)
+	}
 	for _, u := range dead {
 		b.dead(u, s.err)
 	}
@@ -71,14 +78,14 @@ func (b *batcher) settle(records []*record, s settlement) (calls uint64) {
 	return calls
 }
 
-// settleLocked ends one record. Its account's lock is held.
+// settleLocked ends one record. Its account's lock is held. Its cohort is told by
+// the caller, when the record is counted.
 func (b *batcher) settleLocked(r *record, state pieceState) {
 	if r.meter.open == r {
 		r.meter.sealLocked()
 	}
 	r.state = state
 	b.pending.Add(-1)
-	r.cohort.open.Add(-1)
 	b.recountLocked(r)
 }
 
@@ -234,6 +241,7 @@ func (b *batcher) endLocal() {
 				if !r.settled() {
 					b.drop(dropNoSink, r.calls)
 					b.settleLocked(r, pieceLost)
+					r.cohort.open.Add(-1)
 				}
 			}
 		}

@@ -126,7 +126,7 @@ func (b *batcher) fold(a *account, feature string, n int64) bool {
 	now := b.clock.coarse.Load()
 	a.mu.Lock()
 	m := a.meterLocked(feature)
-	if m == nil || now >= m.until {
+	if m == nil || now >= m.until || !m.fitsLocked(b.clock.backend.Load()) {
 		a.mu.Unlock()
 		return false
 	}
@@ -157,8 +157,12 @@ func (b *batcher) add(u *Usage, waiter *report) error {
 	case validKey(u.Customer) && validKey(u.Feature) && len(u.ID) <= MaxKeyLength:
 		a := b.books.lock(hashOf(u.Customer), u.Customer)
 		m = b.meterLocked(a, u.Feature)
-		dropped, ok = b.countLocked(m, u, waiter, b.clock.backendNow())
-		is, g = m.shownLocked(), m.grant
+		at := b.clock.backendNow()
+		dropped, ok = b.countLocked(m, u, waiter, at)
+		if !u.Time.IsZero() {
+			at = nanos(u.Time)
+		}
+		is, g = m.view.Load().read(at).used, m.grant
 		a.mu.Unlock()
 	}
 	b.counted(dropped, ok)
@@ -235,7 +239,7 @@ func (b *batcher) countLocked(m *meter, u *Usage, waiter *report, now int64) (dr
 
 // take puts a new record into the intake, unless that is closed.
 func (b *batcher) take(r *record) bool {
-	in := &b.intake[r.meter.account.shard%uint32(len(b.intake))]
+	in := &b.intake[r.meter.account.shard%uint16(len(b.intake))]
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	if in.closed {
@@ -315,7 +319,7 @@ func (b *batcher) drop(reason dropReason, calls uint64) {
 
 // run gathers and dispatches. Owned by New, ends with ctx.
 func (b *batcher) run(ctx context.Context) {
-	timer := time.NewTimer(b.cfg.FlushInterval)
+	timer := time.NewTimer(min(b.cfg.FlushInterval, b.cfg.ReservationTTL))
 	defer timer.Stop()
 	due := b.clock.precise() + int64(b.cfg.FlushInterval)
 	swept, shard := int64(0), 0
@@ -372,7 +376,8 @@ func (b *batcher) sweep(shard int, now int64) {
 		grace += int64(b.cfg.MaxStale)
 	}
 	backendNow := b.clock.backendNow()
-	b.books.sweep(shard, now-grace, backendNow, func(a *account) {
+	lost := now - int64(min(b.cfg.IdleAfter, b.cfg.MaxStale))
+	b.books.sweep(shard, now-grace, lost, backendNow, func(a *account) {
 		if b.sink == nil {
 			b.endLocalLocked(a, backendNow)
 		}
@@ -388,6 +393,7 @@ func (b *batcher) endLocalLocked(a *account, now int64) {
 			if !r.settled() && (r.counts == periodPast || r.counts == periodCurrent && f.resets != 0 && now >= f.resets) {
 				b.drop(dropNoSink, r.calls)
 				b.settleLocked(r, pieceLost)
+				r.cohort.open.Add(-1)
 			}
 		}
 	}

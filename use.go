@@ -17,7 +17,7 @@ func (c *Client) useQuickly(e *entry, feature string, n int64, hold bool, d *Dec
 	_ = a.first.only.current.Load() // the second line is on its way while the lock waits for the first
 	a.mu.Lock()
 	m := a.meterLocked(feature)
-	if m == nil || m.fold != AggregateSum || !hold && now >= m.until || !m.allowLocked(c.clock, n, hold, d) {
+	if m == nil || a.retired || m.fold != AggregateSum || !hold && now >= m.until || !m.allowLocked(c.clock, n, hold, d) {
 		a.mu.Unlock()
 		return nil, false
 	}
@@ -91,8 +91,9 @@ func (c *Client) badUse(q *question) bool {
 	return q.n <= 0 || q.event != nil && len(q.event.ID) > MaxKeyLength
 }
 
-// spend decides about a metered grant, and takes what it allows.
-func (c *Client) spend(e *entry, g *grant, q *question, d *Decision) {
+// spend decides about a metered grant, and takes what it allows. It reports false
+// when nothing is known of what was used: the entry was forgotten just now.
+func (c *Client) spend(e *entry, g *grant, q *question, d *Decision) bool {
 	b := c.usage
 	a := e.account.Load()
 	if a == nil || !a.lock() {
@@ -103,7 +104,11 @@ func (c *Client) spend(e *entry, g *grant, q *question, d *Decision) {
 	if q.take == takeHold && m.fold != AggregateSum {
 		a.mu.Unlock()
 		d.Reason = ReasonInvalid // there is no sum to hold a part of
-		return
+		return true
+	}
+	if !m.view.Load().known() {
+		a.mu.Unlock()
+		return false
 	}
 	now, open := b.nowLocked(m)
 	at := now
@@ -120,7 +125,7 @@ func (c *Client) spend(e *entry, g *grant, q *question, d *Decision) {
 	if !d.Allowed {
 		a.mu.Unlock()
 		d.Used, d.Remaining = used, remaining(d.Limit, used, r.held)
-		return
+		return true
 	}
 	m.floorLocked(at)
 	var how charge
@@ -138,6 +143,7 @@ func (c *Client) spend(e *entry, g *grant, q *question, d *Decision) {
 	if b.levels.crossed(g, used, d.Used) {
 		b.levels.look(m)
 	}
+	return true
 }
 
 // lock takes the lock of an account, unless that has retired.
@@ -210,16 +216,35 @@ func (b *batcher) chargeLocked(m *meter, n int64, event *Usage, now int64, open 
 		u = &Usage{Quantity: n}
 	}
 	dropped, ok := b.countLocked(m, u, nil, now)
-	if !ok && m.fold != AggregateUnique {
+	switch {
+	case ok && m.figure.fetched == 0:
+		// By policy: when it is lost, nothing but this tells that it was had.
+		if m.open != nil {
+			m.open.allowed = true
+		}
+		m.records[len(m.records)-1].allowed = true
+	case !ok && m.fold != AggregateUnique:
 		stamp := m.figure.stampOf(now)
 		if !u.Time.IsZero() {
 			stamp = nanos(u.Time)
 		}
-		r := &record{meter: m, piece: piece{quantity: n, stamp: stamp, state: pieceLost}}
+		r := &record{meter: m, allowed: true, piece: piece{quantity: n, stamp: stamp, state: pieceLost, acked: b.clock.precise()}}
 		m.addLocked(r, int64(b.clock.tick))
 		m.compactLocked(int64(b.clock.tick))
 	}
 	return charge{dropped: dropped, ok: ok}
+}
+
+// charge counts what a policy allowed, nothing being known of its grant.
+func (b *batcher) charge(u *Usage) {
+	if b.clock.closed() || !validKey(u.Customer) || !validKey(u.Feature) {
+		_ = b.add(u, nil) // counted as dropped
+		return
+	}
+	a := b.books.lock(hashOf(u.Customer), u.Customer)
+	how := b.chargeLocked(b.meterLocked(a, u.Feature), u.Quantity, u, b.clock.backendNow(), false)
+	a.mu.Unlock()
+	b.charged(how)
 }
 
 // charged accounts for what chargeLocked did.

@@ -36,7 +36,7 @@ SOAK ?= 10m
 
 .PHONY: soak
 soak: ## The random tests for SOAK (10m); prints the seeds
-	$(GO) test -race -run '^TestSoak$$' -soak $(SOAK) -count=1 -timeout 0 -v . | grep -v '^=== RUN'
+	$(GO) test -race -run '^TestSoak$$' -soak $(SOAK) -count=1 -timeout 0 -v .
 
 .PHONY: lint
 lint: ## golangci-lint, gofumpt included

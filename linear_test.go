@@ -331,40 +331,36 @@ func (rs *quotaRuns) check(t *testing.T, seed uint64, told func(limit int64) fun
 
 // While no refresh lands the view is the truth: every answer is exactly what an
 // order of the calls explains, whatever is delivered meanwhile.
-func TestRule19_UseAndReserveAreOneStep(t *testing.T) {
-	for seed := range uint64(*seeds) {
-		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
-			rs := newQuotaRuns(seed, time.Millisecond)
-			synctest.Test(t, func(t *testing.T) {
-				rs.sink.Always(entitlementstest.DeliverStep{Latency: time.Millisecond, Late: time.Millisecond})
-				c := usageClient(t, Config{Source: rs.src, Sink: rs.sink, TTL: time.Hour, DenyTTL: -1, FlushInterval: time.Millisecond})
-				rs.do(t, c, seed, func(ctx context.Context, _ string, _ *rand.Rand) {
-					_ = c.Flush(ctx)
-					_ = nap(ctx, time.Millisecond)
-				})
-				for _, q := range rs.runs {
-					d := c.Decide(q.customer, "api")
-					require.Equal(t, q.start+q.used.Load(), d.Used, "seed %d: %s", seed, q.customer)
-					require.Equal(t, 1, rs.src.Calls(q.customer), "a refresh landed: the view may be above the truth")
-				}
-				rs.delivered(t, c, seed)
-			})
-			rs.check(t, seed, exactly)
+func TestRule19_UseAndReserveAreOneStep(t *testing.T) { eachSeed(t, *seeds, oneStepRun) }
+
+func oneStepRun(t *testing.T, seed uint64) {
+	rs := newQuotaRuns(seed, time.Millisecond)
+	synctest.Test(t, func(t *testing.T) {
+		rs.sink.Always(entitlementstest.DeliverStep{Latency: time.Millisecond, Late: time.Millisecond})
+		c := usageClient(t, Config{Source: rs.src, Sink: rs.sink, TTL: time.Hour, DenyTTL: -1, FlushInterval: time.Millisecond})
+		rs.do(t, c, seed, func(ctx context.Context, _ string, _ *rand.Rand) {
+			_ = c.Flush(ctx)
+			_ = nap(ctx, time.Millisecond)
 		})
-	}
+		for _, q := range rs.runs {
+			d := c.Decide(q.customer, "api")
+			require.Equal(t, q.start+q.used.Load(), d.Used, "seed %d: %s", seed, q.customer)
+			require.Equal(t, 1, rs.src.Calls(q.customer), "a refresh landed: the view may be above the truth")
+		}
+		rs.delivered(t, c, seed)
+	})
+	rs.check(t, seed, exactly)
 }
 
 // With refreshes and deliveries under way the view may be above the truth. Never
 // is it below, and once it is quiet it is the truth again.
-func TestRule19_UseAndReserveFitWhileRefreshesLand(t *testing.T) {
-	for seed := range uint64(*seeds) {
-		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
-			const every = 5 * time.Millisecond
-			rs := newQuotaRuns(seed, every)
-			synctest.Test(t, func(t *testing.T) { refreshedQuotaRuns(t, rs, seed, every) })
-			rs.check(t, seed, safely)
-		})
-	}
+func TestRule19_UseAndReserveFitWhileRefreshesLand(t *testing.T) { eachSeed(t, *seeds, refreshedRun) }
+
+func refreshedRun(t *testing.T, seed uint64) {
+	const every = 5 * time.Millisecond
+	rs := newQuotaRuns(seed, every)
+	synctest.Test(t, func(t *testing.T) { refreshedQuotaRuns(t, rs, seed, every) })
+	rs.check(t, seed, safely)
 }
 
 func refreshedQuotaRuns(t *testing.T, rs *quotaRuns, seed uint64, every time.Duration) {

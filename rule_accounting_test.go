@@ -19,16 +19,25 @@ import (
 )
 
 // go test -run 'TestRule1[89]' -seeds 500 looks further.
-var seeds = flag.Int("seeds", 10, "random runs of the accounting tests")
+var (
+	seeds = flag.Int("seeds", 10, "random runs of the accounting tests")
+	from  = flag.Uint64("from", 0, "the first of their seeds")
+)
+
+// eachSeed runs a random test with some seeds.
+func eachSeed(t *testing.T, n int, run func(t *testing.T, seed uint64)) {
+	for i := range uint64(n) {
+		seed := *from + i
+		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) { run(t, seed) })
+	}
+}
 
 // TestRule18_NothingIsLostSilently runs random usage against a sink that fails in
 // every way there is, and checks the account at every quiet moment.
 func TestRule18_NothingIsLostSilently(t *testing.T) {
-	for seed := range uint64(2 * *seeds) {
-		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) { faultSchedule(t, seed) })
-		})
-	}
+	eachSeed(t, 2**seeds, func(t *testing.T, seed uint64) {
+		synctest.Test(t, func(t *testing.T) { faultSchedule(t, seed) })
+	})
 }
 
 func faultSchedule(t *testing.T, seed uint64) {
@@ -319,11 +328,9 @@ func (b *usageBackend) Deliver(ctx context.Context, batch Batch) error {
 // against a backend that lags, loses answers and tells another time, while
 // customers are evicted, invalidated and forgotten and periods roll over.
 func TestRule19_LocalViewIsNeverBelowTheTruth(t *testing.T) {
-	for seed := range uint64(*seeds) {
-		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) { accountingRun(t, seed) })
-		})
-	}
+	eachSeed(t, *seeds, func(t *testing.T, seed uint64) {
+		synctest.Test(t, func(t *testing.T) { accountingRun(t, seed) })
+	})
 }
 
 func accountingRun(t *testing.T, seed uint64) {

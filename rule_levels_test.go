@@ -327,7 +327,7 @@ func TestOnUsage_FiresInThePeriodInWhichACustomerComesBack(t *testing.T) {
 	for _, startUntold := range []bool{false, true} {
 		t.Run(fmt.Sprint("start untold: ", startUntold), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				ends := time.Now().Add(5 * time.Minute)
+				ends := time.Now().Add(time.Minute)
 				g := periodGrant(10, 10, ends)
 				if startUntold {
 					g.PeriodStart = time.Time{}
@@ -336,7 +336,7 @@ func TestOnUsage_FiresInThePeriodInWhichACustomerComesBack(t *testing.T) {
 				require.Equal(t, []float64{0.8, 1}, log.shares())
 				c.Forget("c")
 				time.Sleep(time.Until(ends.Add(time.Second)))
-				g.Used, g.ResetsAt = 9, ends.Add(time.Hour)
+				g.Used, g.ResetsAt = 9, ends.Add(10*time.Minute)
 				if !startUntold {
 					g.PeriodStart = ends
 				}
@@ -345,6 +345,31 @@ func TestOnUsage_FiresInThePeriodInWhichACustomerComesBack(t *testing.T) {
 				require.Equal(t, []float64{0.8}, log.shares())
 				c.Track("c", "api", 1)
 				require.Equal(t, []float64{1}, log.shares())
+
+				// Once more, when it was this process that saw the period begin.
+				require.NoError(t, c.Flush(t.Context()))
+				ends = g.ResetsAt
+				time.Sleep(time.Until(ends))
+				c.Track("c", "api", 10)
+				require.Equal(t, []float64{0.8, 1}, log.shares())
+				require.NoError(t, c.Flush(t.Context()))
+				g.Used, g.ResetsAt = 10, ends.Add(10*time.Minute)
+				if !startUntold {
+					g.PeriodStart = ends
+				}
+				src.Put("c", map[string]Grant{"api": g})
+				reload(t, c, "c")
+				require.Empty(t, log.shares())
+				c.Forget("c")
+				ends = g.ResetsAt
+				time.Sleep(time.Until(ends.Add(time.Second)))
+				g.Used, g.ResetsAt = 9, ends.Add(10*time.Minute)
+				if !startUntold {
+					g.PeriodStart = ends
+				}
+				src.Put("c", map[string]Grant{"api": g})
+				reload(t, c, "c")
+				require.Equal(t, []float64{0.8}, log.shares())
 			})
 		})
 	}

@@ -966,6 +966,39 @@ func TestUse_CorrectionsGiveBackWhatWasUsed(t *testing.T) {
 	})
 }
 
+// Also when an earlier one gave back more than was used.
+func TestUse_CorrectionsGiveBackWhatWasUsedAfterOneThatGaveTooMuch(t *testing.T) {
+	for name, correct := range map[string]func(c *Client, n int64){
+		"Track": func(c *Client, n int64) { c.Track("c", "api", n) },
+		"Record": func(c *Client, n int64) {
+			c.Record(Usage{Customer: "c", Feature: "api", Quantity: n, ID: fmt.Sprint(n)})
+		},
+	} {
+		for _, flushed := range []bool{false, true} {
+			t.Run(fmt.Sprint(name, ", flushed: ", flushed), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					ends := time.Now().Add(5 * time.Minute)
+					c, _ := spender(t, Config{Sink: entitlementstest.NewSink(), TTL: 10 * time.Hour, FlushInterval: time.Hour, DenyTTL: -1}, map[string]Grant{"api": periodGrant(10, 0, ends)})
+					c.Track("c", "api", -50)
+					require.EqualValues(t, 10, useUp(c, "api", 20))
+					for n := int64(1); n < 5; n++ {
+						if flushed {
+							require.NoError(t, c.Flush(t.Context()))
+						}
+						correct(c, -n)
+						require.EqualValues(t, 10-n, c.Decide("c", "api").Used)
+						require.EqualValues(t, n, useUp(c, "api", 20))
+					}
+					time.Sleep(time.Until(ends))
+					require.EqualValues(t, 10, useUp(c, "api", 20))
+					correct(c, -7)
+					require.EqualValues(t, 3, c.Decide("c", "api").Used, "in the next period too")
+				})
+			})
+		}
+	}
+}
+
 // A handle goes on answering from what it was made of, when its customer has made
 // room for others. What was used through it is not forgotten before that is.
 func TestUse_AHandleOfAnEvictedCustomerMintsNothing(t *testing.T) {
@@ -997,6 +1030,58 @@ func TestUse_AHandleOfAnEvictedCustomerMintsNothing(t *testing.T) {
 			require.Nil(t, r, "held beyond the limit")
 			require.Zero(t, use(), "allowed beyond the limit")
 		}
+	})
+}
+
+// Some before, some after what nobody asks about was let go, and some in the next
+// period: it is one limit for all of them.
+func TestUse_AHandleOfAnEvictedCustomerGoesOnWhereItWas(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ends := time.Now().Add(30 * time.Minute)
+		src := entitlementstest.NewSource(map[string]map[string]Grant{"c": {"api": periodGrant(10, 1, ends), "other": periodGrant(10, 1, ends)}, "o": nil})
+		sink := entitlementstest.NewSink()
+		c := usageClient(t, Config{Source: src, Sink: sink, MaxCustomers: 1, TTL: 2 * time.Hour, MaxStale: 3 * time.Hour, DenyTTL: -1})
+		handle, err := c.Resolve(t.Context(), "c")
+		require.NoError(t, err)
+		api, other := c.Feature("api"), c.Feature("other")
+		pause := func() {
+			t.Helper()
+			require.NoError(t, c.Flush(t.Context()))
+			_, err := c.Resolve(t.Context(), "o")
+			require.NoError(t, err)
+			time.Sleep(7 * time.Minute)
+		}
+		left := func(feature Feature, n int64) {
+			t.Helper()
+			require.Equal(t, n, handle.Decide(feature).Remaining)
+			require.False(t, handle.Use(feature, n+1).Allowed)
+			r, d := handle.Reserve(feature, n)
+			require.Equal(t, n > 0, d.Allowed)
+			r.Release()
+		}
+		require.True(t, handle.Use(api, 4).Allowed)
+		pause()
+		left(api, 5)
+		require.True(t, handle.Use(other, 2).Allowed)
+		require.True(t, handle.Use(api, 3).Allowed)
+		pause()
+		left(api, 2)
+		left(other, 7)
+		handle.Track(api, 2)
+		left(api, 0)
+		pause()
+		left(api, 0)
+		left(other, 7)
+		time.Sleep(time.Until(ends))
+		left(api, 10)
+		require.True(t, handle.Use(api, 6).Allowed)
+		pause()
+		left(api, 4)
+		left(other, 10)
+		require.True(t, handle.Use(api, 4).Allowed)
+		pause()
+		left(api, 0)
+		require.EqualValues(t, 9+10, sink.Total("c", "api"))
 	})
 }
 

@@ -14,8 +14,8 @@ import (
 var soak = flag.Duration("soak", 0, "run the random tests for this long, with new seeds")
 
 // TestSoak runs the random tests in turn with new seeds until the time is over.
-// A run that fails has its seed in the line before: -from SEED -seeds 1 repeats
-// it, and -rapid.seed a run of the model.
+// A run that fails has its seed in the line before: -run TestRule1 -from SEED
+// -seeds 1 repeats it, and rapid says how a run of the model is repeated.
 func TestSoak(t *testing.T) {
 	if *soak == 0 {
 		t.Skip("run by `make soak`")
@@ -26,7 +26,9 @@ func TestSoak(t *testing.T) {
 		fmt.Printf("%s left: seed %d\n", time.Until(end).Round(time.Second), seed)
 		synctest.Test(t, func(t *testing.T) { faultSchedule(t, seed) })
 		synctest.Test(t, func(t *testing.T) { accountingRun(t, seed) })
+		oneStepRun(t, seed)
+		refreshedRun(t, seed)
 		rapid.Check(t, func(rt *rapid.T) { inBubble(t, func(t *testing.T) { newMeterModel(t, rt).run(rt) }) })
 	}
-	fmt.Printf("%d rounds, each of two simulations and a hundred runs of the model\n", runs)
+	fmt.Printf("%d rounds, each of two simulations, twelve histories and a hundred runs of the model\n", runs)
 }

@@ -23,6 +23,9 @@ func (c *Client) shutDown(ctx context.Context) {
 	c.dead.wait(ctx)
 	c.warnings.wait(ctx)
 	c.changes.calls.wait(ctx)
+	if c.snapshots != nil {
+		c.snapshots.close(ctx, c.running)
+	}
 
 	c.running.close()
 	c.stopLoops(ErrClosed)

@@ -146,6 +146,20 @@ type Config struct {
 	// are only counted and logged.
 	DeadLetter func(Usage, error)
 
+	// SnapshotFile is where what is cached is kept across restarts, so that a
+	// program that starts while its Source is down answers all the same, with
+	// [OriginRestored] until a customer is loaded again. It is written at most once
+	// a minute in the background and by Close, readable by its owner only, and read
+	// by New. Ages go on while nobody runs: past MaxStale a snapshot does not
+	// answer. It holds customer keys, plans and usage. Each process needs a file of
+	// its own. Defaults to "": nothing is kept.
+	SnapshotFile string
+
+	// SnapshotKey signs SnapshotFile with HMAC-SHA-256: a file with another
+	// signature is not used, and that is logged. Defaults to nil: damage is found,
+	// forgery is not.
+	SnapshotKey []byte
+
 	// Logger gets at most one line per change of state. Defaults to discarding.
 	Logger *slog.Logger
 }
@@ -211,7 +225,11 @@ func (c Config) withDefaults() (Config, error) {
 			v.fail("UsageLevels must be above 0, got %v", level)
 		}
 	}
+	if len(c.SnapshotKey) > 0 && c.SnapshotFile == "" {
+		v.fail("SnapshotKey needs SnapshotFile, got none")
+	}
 	// The caller's maps and slices stay the caller's.
+	c.SnapshotKey = slices.Clone(c.SnapshotKey)
 	c.UsageLevels = slices.Compact(slices.Sorted(slices.Values(c.UsageLevels)))
 	if len(c.UsageLevels) == 0 {
 		c.UsageLevels = []float64{0.8, 1}

@@ -173,7 +173,7 @@ func (cu Customer) All() iter.Seq2[string, Decision] {
 			c.judge(e, &question{feature: code, number: c.features.find(code)}, &d)
 			d.Age, d.Origin = e.age(now), OriginFresh
 			if now >= e.staleAt.Load() {
-				d.Origin = OriginStale
+				d.Origin = e.staleOrigin()
 			}
 			if !yield(code, d) {
 				return

@@ -130,7 +130,7 @@ func (c *Client) answer(e *entry, q *question, d *Decision) bool {
 	count := freshAllowed
 	d.Origin = OriginFresh
 	if now >= e.staleAt.Load() {
-		count, d.Origin = staleAllowed, OriginStale
+		count, d.Origin = staleAllowed, e.staleOrigin()
 		if e.pending.Load() == refreshNone {
 			c.refresher.want(e)
 		}
@@ -143,6 +143,14 @@ func (c *Client) answer(e *entry, q *question, d *Decision) bool {
 		c.cache.sample(e)
 	}
 	return true
+}
+
+// staleOrigin is the origin of what a stale snapshot answers.
+func (e *entry) staleOrigin() Origin {
+	if e.restored.Load() {
+		return OriginRestored
+	}
+	return OriginStale
 }
 
 // judge is the verdict of an entry's snapshot, whatever its age. What it allows

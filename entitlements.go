@@ -30,6 +30,7 @@ type Client struct {
 	dead      callbacks
 	warnings  callbacks
 	changes   subscribers
+	snapshots *snapshots // nil: nothing is kept
 
 	stopLoops context.CancelCauseFunc
 	loops     sync.WaitGroup
@@ -65,14 +66,24 @@ func New(cfg Config) (*Client, error) {
 		c.refresher.landed(l)
 		c.changes.landed(l)
 		c.levels.landed(l.entry)
+		if c.snapshots != nil {
+			c.snapshots.changed.Store(true)
+		}
 	}
 	c.SetShadow(cfg.Shadow...)
+	if cfg.SnapshotFile != "" {
+		c.snapshots = &snapshots{client: c}
+		c.snapshots.restore()
+	}
 
 	ctx, stop := context.WithCancelCause(context.Background())
 	c.stopLoops = stop
 	c.loops.Go(func() { c.clock.run(ctx) })
 	c.loops.Go(func() { c.refresher.run(ctx) })
 	c.loops.Go(func() { c.usage.run(ctx) })
+	if c.snapshots != nil {
+		c.loops.Go(func() { c.snapshots.run(ctx) })
+	}
 	if w, ok := cfg.Source.(Watcher); ok {
 		c.loops.Go(func() { c.watch(ctx, w) })
 	}
@@ -237,11 +248,15 @@ func (c *Client) InvalidateAll() {
 }
 
 // Forget erases what is cached of these customers at once, as for a request to
-// delete their data. Usage that was recorded and not delivered yet stays. It
-// does not block.
+// delete their data. Usage that was recorded and not delivered yet stays;
+// [Config.SnapshotFile] forgets with its next write, within a minute. It does not
+// block.
 func (c *Client) Forget(customers ...string) {
 	for _, customer := range customers {
 		c.loader.forget(customer)
+	}
+	if c.snapshots != nil {
+		c.snapshots.changed.Store(true)
 	}
 }
 

@@ -1,6 +1,10 @@
 package entitlements
 
-import "time"
+import (
+	"bytes"
+	"context"
+	"time"
+)
 
 // SamePlan reports whether two cached customers share one plan.
 func SamePlan(c *Client, a, b string) bool {
@@ -72,3 +76,23 @@ func Tick(ttl time.Duration) time.Duration { return newClock(ttl).tick }
 
 func Nanos(t time.Time) int64     { return nanos(t) }
 func FromNanos(n int64) time.Time { return fromNanos(n) }
+
+// RestoreSnapshot reads a file's content as New does, once its signature is good.
+func RestoreSnapshot(content []byte, maxCustomers int) (customers int, err error) {
+	c, err := New(Config{Source: Static(nil), MaxCustomers: maxCustomers})
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = c.Close(context.Background()) }()
+	var plans []*plan
+	err = readSnapshot(bytes.NewReader(content), func(savedHeader) {},
+		func(e *Entitlements) { plans = append(plans, c.loader.plans.intern(e)) },
+		func(saved *savedCustomer) bool {
+			if c.restoreEntry(saved, plans[saved.plan], 0) {
+				customers++
+				c.Decide(saved.key, "api")
+			}
+			return customers < maxCustomers
+		})
+	return customers, err
+}

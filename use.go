@@ -35,7 +35,7 @@ func (c *Client) useQuickly(e *entry, feature string, n int64, hold bool, d *Dec
 	d.Age = e.age(now)
 	d.Origin = OriginFresh
 	if now >= e.staleAt.Load() {
-		count, d.Origin = count-freshAllowed+staleAllowed, OriginStale
+		count, d.Origin = count-freshAllowed+staleAllowed, e.staleOrigin()
 		if e.pending.Load() == refreshNone {
 			c.refresher.want(e)
 		}

@@ -5,7 +5,8 @@
 // up to [Config.MaxStale] (1 h) after a customer was last loaded, and usage waits
 // and is delivered later. A program starts while it is down. Only a customer who
 // was never loaded, or not for that long, is answered by policy: denied, unless
-// [Config.OnUnavailable] or [Config.FeaturePolicy] says otherwise.
+// [Config.OnUnavailable] or [Config.FeaturePolicy] says otherwise. With
+// [Config.SnapshotFile] what was loaded before a restart counts.
 //
 // # The two surfaces
 //

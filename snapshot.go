@@ -165,10 +165,11 @@ func saveEntry(e *entry, p *plan, o *own, number int, now, backendNow int64) *sa
 		f := o.figures[g.own]
 		if a != nil && g.kind == KindMetered {
 			if m := a.meter(g.code); m != nil {
-				v := m.view.Load()
-				f.used = v.read(backendNow).used
-				if v.over(backendNow) {
-					f.start, f.floor, f.resets = v.resets, v.resets, 0 // when this one ends is not known
+				if v := m.view.Load(); v.known() {
+					f.used = v.read(backendNow).used
+					if v.over(backendNow) {
+						f.start, f.floor, f.resets = v.resets, v.resets, 0 // when this one ends is not known
+					}
 				}
 			}
 		}
@@ -201,7 +202,7 @@ func (s *snapshots) read() (customers int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }() // it was only read
 	info, err := f.Stat()
 	if err != nil {
 		return 0, err

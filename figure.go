@@ -102,8 +102,13 @@ type piece struct {
 	stamp    int64 // backend: decides its period
 	sent     int64 // precise: first attempt; 0 = never
 	acked    int64 // precise
+	waived   int64 // of what it takes back: more than there was, see floorLocked
 	state    pieceState
 }
+
+// effect is what a piece counts as in this process, where nothing falls below
+// zero.
+func (p *piece) effect() int64 { return saturate(p.quantity, p.waived) }
 
 // period is which of a meter's two views a piece belongs to.
 type period uint8
@@ -134,18 +139,18 @@ func (f *figure) contains(p *piece, tick int64) bool {
 // missing is how many units of p must be added to the figure: all of them when
 // it is out of the figure for certain, the positive ones when it may be.
 func (f *figure) missing(p *piece, tick int64) (int64, period) {
-	in := f.period(p.stamp)
+	in, n := f.period(p.stamp), p.effect()
 	switch {
 	case in == periodPast:
 		return 0, in
 	case p.state == pieceLost:
-		return max(0, p.quantity), in
+		return max(0, n), in
 	case in == periodNext, p.sent == 0, p.sent > f.received:
-		return p.quantity, in
+		return n, in
 	case f.contains(p, tick):
 		return 0, in
 	default:
-		return max(0, p.quantity), in
+		return max(0, n), in
 	}
 }
 

@@ -177,7 +177,7 @@ func (l *levels) reached(at cell, f *figure, d *Decision, now int64) {
 	if n == 0 {
 		return
 	}
-	is := told{begins: f.start, ends: f.resets, levels: n}
+	is := told{begins: f.start, ends: f.resets}
 	if f.start == 0 {
 		is.begins = f.floor
 	}
@@ -195,15 +195,14 @@ func (l *levels) reached(at cell, f *figure, d *Decision, now int64) {
 	if is.ends == 0 {
 		is.ends = was.ends
 	}
-	if n <= was.levels {
-		l.mu.Unlock()
-		return
+	is.levels = max(n, was.levels)
+	if is != was {
+		at.customer = strings.Clone(at.customer)
+		l.rememberLocked(at, is, now)
 	}
-	at.customer = strings.Clone(at.customer)
-	l.rememberLocked(at, is, now)
 	// Queued under the lock, so that a lower level is told before a higher one.
 	dropped := 0
-	for _, s := range l.shares[was.levels:n] {
+	for _, s := range l.shares[was.levels:is.levels] {
 		u := UsageLevel{Customer: at.customer, Feature: at.feature, Level: s.level, Used: d.Used, Limit: d.Limit, ResetsAt: d.ResetsAt}
 		if _, full := l.calls.queueUp(func() { l.tell(u) }); full {
 			dropped++

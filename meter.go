@@ -46,7 +46,6 @@ type meter struct {
 	counts   period // to which view
 	fold     Aggregation
 	settled  uint8 // records that are, since they were last compacted
-	floored  bool  // the view was below zero, and was taken for zero: see floorLocked
 
 	*ledger
 }
@@ -304,8 +303,6 @@ func (m *meter) recountLocked(r *record, tick int64) {
 	}
 	switch {
 	case counted == was && counts == from && m.fold == AggregateSum:
-	case m.floored && min(counted, was) < 0 && m.fold == AggregateSum:
-		// What a correction below zero counts as no longer moves the view.
 	case m.fold != AggregateSum, !m.shiftLocked(counted, counts), !m.shiftLocked(-was, from):
 		m.publishLocked()
 	}
@@ -356,7 +353,6 @@ func (m *meter) publishLocked() {
 	default:
 		current, next = m.foldedLocked()
 	}
-	m.floored = false
 	resets := int64(unknownEnd)
 	if m.figure.fetched != 0 {
 		resets = m.figure.resets
@@ -427,7 +423,7 @@ const maxSettled = 16
 // to shrink, never early.
 func (m *meter) compactLocked(tick int64) {
 	m.settled = min(m.settled, math.MaxUint8-1) + 1
-	if int(m.settled) <= min(max(maxSettled, len(m.records)/2), math.MaxUint8-1) || m.fold == AggregateUnique || m.floored {
+	if int(m.settled) <= min(max(maxSettled, len(m.records)/2), math.MaxUint8-1) || m.fold == AggregateUnique {
 		return
 	}
 	var into [2][3]*record // by acked or lost, and period
@@ -435,7 +431,7 @@ func (m *meter) compactLocked(tick int64) {
 	apart := false // AggregateLast must keep the order of those not settled
 	for _, r := range m.records {
 		apart = apart || !r.settled()
-		if !r.settled() || r.quantity < 0 || apart && m.fold == AggregateLast {
+		if !r.settled() || r.effect() < 0 || apart && m.fold == AggregateLast {
 			kept = append(kept, r)
 			continue
 		}
@@ -444,14 +440,14 @@ func (m *meter) compactLocked(tick int64) {
 			lost = 1
 		}
 		to := into[lost][r.counts]
-		if to == nil || m.fold == AggregateSum && saturate(to.quantity, r.quantity) == Unlimited {
+		if to == nil || m.fold == AggregateSum && saturate(to.effect(), r.effect()) == Unlimited {
 			into[lost][r.counts] = r
 			kept = append(kept, r)
 			continue
 		}
 		switch m.fold {
 		case AggregateSum:
-			to.quantity += r.quantity
+			to.quantity, to.waived = to.effect()+r.effect(), 0
 		case AggregateMax:
 			to.quantity = max(to.quantity, r.quantity)
 		case AggregateLast:

@@ -87,7 +87,7 @@ func (m *meter) syncLocked() {
 	}
 	r.quantity, r.calls = m.quantity, uint64(m.calls)
 	if r.counts != periodPast {
-		r.counted = r.quantity
+		r.counted = r.effect()
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -108,11 +109,7 @@ func TestSnapshot_AProgramStartsWhileBillingIsDown(t *testing.T) {
 }
 
 func decisions(cu Customer) map[string]Decision {
-	out := make(map[string]Decision)
-	for feature, d := range cu.All() {
-		out[feature] = d
-	}
-	return out
+	return maps.Collect(cu.All())
 }
 
 func TestSnapshot_RestoredCustomersAreLoadedWhenTheyAreUsed(t *testing.T) {

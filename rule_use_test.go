@@ -928,6 +928,7 @@ func TestUse_CorrectionsMintNothingBeyondTheLimit(t *testing.T) {
 		"something is held":  {then: func(c *Client) { r, _ := c.Reserve("c", "api", 1); flush(c); r.Release() }},
 		"some is committed":  {then: func(c *Client) { flush(c); r, _ := c.Reserve("c", "api", 1); r.Commit(1) }},
 		"some is tracked":    {then: func(c *Client) { flush(c); c.Track("c", "api", 1) }},
+		"a refresh comes":    {then: func(c *Client) { c.Invalidate("c"); _, _ = c.Load(context.Background(), "c") }},
 		"others are flushed": {then: func(c *Client) { c.Track("o", "api", 1); flush(c) }},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -1,5 +1,10 @@
 package entitlements
 
+import (
+	"math"
+	"slices"
+)
+
 // Use and Reserve decide and take in one step, under the account's lock: whoever
 // comes next sees what was taken. The snapshot says what is granted, the meter
 // what is left; a refresh, a flush or an eviction changes the meter under the
@@ -166,24 +171,32 @@ func (m *meter) fitsLocked(at int64) bool {
 	return m.counts == periodCurrent
 }
 
-// floorLocked takes a view below zero for zero: between two answers of the
-// backend, corrections give back what the view shows as used, and not more. What
-// the backend itself then tells of them is another matter.
+// floorLocked takes a view below zero for zero: corrections give back what the
+// view shows as used, and not more. What is too much is waived, here, and stays so
+// for as long as the correction counts; what the backend then tells of it is
+// another matter.
 func (m *meter) floorLocked(at int64) {
-	if m.fold != AggregateSum {
-		return
-	}
 	v := m.view.Load()
-	used := v.read(at).used
-	if used >= 0 {
+	below := max(v.read(at).used, -math.MaxInt64)
+	if below >= 0 || m.fold != AggregateSum {
 		return
 	}
-	m.floored = true
+	m.syncLocked()
+	in := periodCurrent
 	if v.over(at) {
-		v.next.Store(0)
-	} else {
-		v.current.Store(0)
+		in = periodNext
 	}
+	for _, r := range slices.Backward(m.records) {
+		if r.counts != in || r.counted >= 0 {
+			continue
+		}
+		n := max(below, r.counted)
+		r.waived, r.counted, below = r.waived-n, r.counted-n, below-n
+	}
+	if in == periodCurrent {
+		m.figure.used -= below
+	}
+	m.publishLocked()
 }
 
 // nowLocked is the backend's clock, and whether the open record is far from its

@@ -292,27 +292,18 @@ func (c *Client) unanswered(e *entry, q *question, d *Decision, err error) {
 func (c *Client) ready(ctx context.Context, customer string) (*entry, error) {
 	hash := hashOf(customer)
 	old := c.cache.find(hash, customer)
+	if got, err, ok := c.loader.atHand(hash, customer); ok {
+		return got.entry, err
+	}
+	loaded, err := c.loader.wait(ctx, customer, loadWaiting, seenNothing)
+	if err == nil {
+		return loaded, nil
+	}
 	if old != nil && old.blank() {
 		old = nil // being loaded for the first time
 	}
-	usable := old != nil && c.clock.precise()-old.fetched.Load() < int64(c.cfg.MaxStale)
-	if usable && !c.loader.invalid(old) {
-		return old, nil
-	}
-	if old == nil {
-		if n := c.loader.remembered(hash, customer); n != nil {
-			return nil, n.err
-		}
-	} else if f := c.loader.failedLately(old); f != nil {
-		if usable {
-			return old, nil
-		}
-		return old, f.err
-	}
-	loaded, err := c.loader.wait(ctx, customer, loadWaiting)
+	usable := old != nil && c.loader.usable(old)
 	switch {
-	case err == nil:
-		return loaded, nil
 	case c.clock.closed():
 		return old, ErrClosed
 	case errors.Is(err, ErrUnknownCustomer):

@@ -59,8 +59,8 @@ type upkeep struct {
 	mu       sync.Mutex  // guards the writes of the entry, and the fields below
 	startSeq uint64      // of the fetch that brought the content
 	staleSeq uint64      // of the last Invalidate
-	failures int         // loads failed in a row
 	failed   *failure    // the last load, when it failed; set for good when there is nothing else
+	failures int32       // loads failed in a row
 	restored atomic.Bool // the content is of an earlier run of the program
 	due      int64       // guarded by refresher.mu: when the next refresh is due
 }

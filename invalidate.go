@@ -68,10 +68,3 @@ func (e *entry) markStale(sequence uint64) {
 		e.staleAt.Store(0)
 	}
 }
-
-// invalid reports whether the entry was invalidated after it was fetched.
-func (l *loader) invalid(e *entry) bool {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return max(e.staleSeq, l.allStale.Load()) > e.startSeq
-}

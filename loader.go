@@ -93,6 +93,12 @@ type landing struct {
 // is about now.
 const notSent = math.MaxUint64
 
+// What callers of wait and start may have seen, beside one fetch.
+const (
+	seenNothing = 0
+	seenAll     = math.MaxUint64
+)
+
 const (
 	// maxQueued bounds the loads of callers that are not background refreshes.
 	maxQueued = 4096
@@ -125,12 +131,13 @@ func newLoader(cfg *Config, clock *clock, cache *cache, books *books, running *r
 }
 
 // wait loads a customer for a caller that waits. What it gets, an error too, was
-// fetched after every Invalidate that came before the call.
-func (l *loader) wait(ctx context.Context, customer string, class loadClass) (*entry, error) {
+// fetched after every Invalidate that came before the call, and after the fetch
+// that the caller has seen the outcome of.
+func (l *loader) wait(ctx context.Context, customer string, class loadClass, seen uint64) (*entry, error) {
 	need := l.staleBefore(customer)
 	for {
 		l.join(customer, class)
-		got, err := l.flights.do(ctx, customer, func() (landing, error) { return l.run(customer, class) })
+		got, err := l.flights.do(ctx, customer, func() (landing, error) { return l.run(customer, class, seen) })
 		if ctx.Err() != nil && err != nil {
 			return nil, err
 		}
@@ -142,8 +149,8 @@ func (l *loader) wait(ctx context.Context, customer string, class loadClass) (*e
 }
 
 // start begins a load and does not wait.
-func (l *loader) start(customer string, class loadClass) {
-	l.flights.start(customer, func() (landing, error) { return l.run(customer, class) })
+func (l *loader) start(customer string, class loadClass, seen uint64) {
+	l.flights.start(customer, func() (landing, error) { return l.run(customer, class, seen) })
 }
 
 // prefetch begins a load of a customer that is not cached, unless one is under
@@ -157,7 +164,7 @@ func (l *loader) prefetch(customer string) bool {
 		return false
 	}
 	if l.join(customer, loadCold) {
-		l.start(customer, loadCold)
+		l.start(customer, loadCold, seenNothing)
 	}
 	return true
 }
@@ -211,7 +218,9 @@ func (l *loader) staleBefore(customer string) uint64 {
 }
 
 // run is one flight: it waits for its turn, fetches, and keeps what it learnt.
-func (l *loader) run(customer string, class loadClass) (landing, error) {
+// Between its caller's look at the cache and its beginning another may have
+// ended: what that one brought is good enough, when it is not what was seen.
+func (l *loader) run(customer string, class loadClass, seen uint64) (landing, error) {
 	if !l.running.begin() {
 		return landing{sequence: notSent}, ErrClosed
 	}
@@ -226,14 +235,14 @@ func (l *loader) run(customer string, class loadClass) (landing, error) {
 	}
 	l.mu.Unlock()
 	ld := a.load
-	if ld.prior = l.cache.find(hash, customer); ld.prior != nil && !ld.prior.blank() {
-		ld.plan, ld.own = ld.prior.content()
+	var e *entry
+	var before *Entitlements
+	got, err, known := l.atHand(hash, customer)
+	if known && got.sequence > seen {
+		e, ld.sequence = got.entry, got.sequence
+	} else {
+		e, before, err = l.fly(hash, a)
 	}
-	err := l.enqueue(ld)
-	if err == nil {
-		err = l.turn(ld)
-	}
-	e, before, err := l.land(hash, a, err)
 
 	// An Invalidate or Forget that came before this found the attempt, one that
 	// comes after it finds the entry. What a Forget missed goes while nobody else
@@ -258,6 +267,66 @@ func (l *loader) run(customer string, class loadClass) (landing, error) {
 	}
 	l.landed(landed{customer: customer, entry: e, before: before, err: err, sequence: ld.sequence, forgotten: forgotten})
 	return landing{entry: e, sequence: ld.sequence}, err
+}
+
+// fly loads.
+func (l *loader) fly(hash uint64, a *attempt) (*entry, *Entitlements, error) {
+	ld := a.load
+	if ld.prior = l.cache.find(hash, ld.customer); ld.prior != nil && !ld.prior.blank() {
+		ld.plan, ld.own = ld.prior.content()
+	}
+	err := l.enqueue(ld)
+	if err == nil {
+		err = l.turn(ld)
+	}
+	return l.land(hash, a, err)
+}
+
+// atHand is what a caller who waits gets without a load. It reports false when
+// only a load can tell.
+func (l *loader) atHand(hash uint64, customer string) (got landing, err error, ok bool) {
+	e := l.cache.find(hash, customer)
+	if e == nil || e.blank() { // being loaded for the first time
+		if n := l.remembered(hash, customer); n != nil {
+			return landing{sequence: n.sequence}, n.err, true
+		}
+		return landing{}, nil, false
+	}
+	usable := l.usable(e)
+	e.mu.Lock()
+	began, stale := e.startSeq, e.staleSeq
+	e.mu.Unlock()
+	if usable && began >= max(stale, l.allStale.Load()) {
+		return landing{e, began}, nil, true
+	}
+	f := l.failedLately(e)
+	switch {
+	case f == nil:
+		return landing{}, nil, false
+	case usable:
+		return landing{e, f.sequence}, nil, true
+	}
+	return landing{e, f.sequence}, f.err, true
+}
+
+// usable reports whether an entry may answer by its age.
+func (l *loader) usable(e *entry) bool {
+	return !e.blank() && l.clock.precise()-e.fetched.Load() < int64(l.cfg.MaxStale)
+}
+
+// seen is the latest fetch whose outcome is known of a customer.
+func (l *loader) seen(hash uint64, customer string) (sequence uint64) {
+	if e := l.cache.find(hash, customer); e != nil {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		sequence = e.startSeq
+		if e.failed != nil {
+			sequence = max(sequence, e.failed.sequence)
+		}
+	} else if n := l.remembered(hash, customer); n != nil {
+		sequence = n.sequence
+	}
+	return sequence
 }
 
 // turn waits until a load has been served. A caller who waits does so no longer

@@ -86,7 +86,7 @@ func (r *refresher) landed(l landed) {
 		return
 	}
 	e.mu.Lock()
-	failures, fetched := e.failures, e.fetched.Load()
+	failures, fetched := int(e.failures), e.fetched.Load()
 	stale, allStale := e.staleSeq > e.startSeq, r.loader.allStale.Load() > e.startSeq
 	e.mu.Unlock()
 	now := r.clock.precise()
@@ -184,7 +184,7 @@ func (r *refresher) step() (wait int64) {
 		}
 		// One that is being loaded is planned again when that lands.
 		if !r.loader.loading(e.key()) {
-			r.loader.start(e.key(), loadRefresh)
+			r.loader.start(e.key(), loadRefresh, seenAll)
 		}
 	}
 	r.mu.Lock()

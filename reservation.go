@@ -156,9 +156,8 @@ func (b *batcher) holdLocked(m *meter, n int64) *Reservation {
 	v := m.view.Load()
 	held := v.held.Load()
 	r := &Reservation{usage: b, meter: m, n: min(n, math.MaxInt64-held)}
-	m.account.moves.Add(1)
 	v.held.Store(held + r.n)
-	m.account.moves.Add(1)
+	m.account.moves.Add(2) // one number moved, so there was no halfway
 	s := b.holds.of(r)
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -63,6 +63,54 @@ func TestRule06_OneLoadInFlightPerCustomer(t *testing.T) {
 	}
 }
 
+// A load ends while others have looked and found nothing: they find it then.
+func TestRule06_WhoComesAsALoadEndsDoesNotBeginAnother(t *testing.T) {
+	for name, ask := range map[string]func(c *Client){
+		"Check":   func(c *Client) { _, _ = c.Check(context.Background(), "acme", "export") },
+		"Allowed": func(c *Client) { c.Allowed("acme", "export") },
+		"Warm":    func(c *Client) { _, _ = c.Warm(context.Background(), slices.Values([]string{"acme"})) },
+	} {
+		for what, source := range map[string]func(ctx context.Context) (*Entitlements, error){
+			"a snapshot": func(context.Context) (*Entitlements, error) {
+				return &Entitlements{Customer: "acme", Features: map[string]Grant{"export": {Enabled: true}}}, nil
+			},
+			"nobody":    func(context.Context) (*Entitlements, error) { return nil, ErrUnknownCustomer },
+			"a failure": func(context.Context) (*Entitlements, error) { return nil, Permanent(errors.New("no")) },
+		} {
+			if name == "Warm" && what != "a snapshot" {
+				continue // it asks again on purpose
+			}
+			t.Run(name+", "+what, func(t *testing.T) {
+				for range 30 {
+					synctest.Test(t, func(t *testing.T) {
+						var fetches atomic.Int64
+						c, err := New(Config{MaxCustomers: 16, Source: SourceFunc(func(ctx context.Context, _ string) (*Entitlements, error) {
+							fetches.Add(1)
+							time.Sleep(20 * time.Millisecond)
+							return source(ctx)
+						})})
+						require.NoError(t, err)
+						var wg sync.WaitGroup
+						for i := range 20 {
+							wg.Go(func() {
+								if i > 0 {
+									time.Sleep(20 * time.Millisecond)
+								}
+								ask(c)
+							})
+						}
+						wg.Wait()
+						synctest.Wait()
+						time.Sleep(100 * time.Millisecond)
+						require.EqualValues(t, 1, fetches.Load())
+						require.NoError(t, c.Close(t.Context()))
+					})
+				}
+			})
+		}
+	}
+}
+
 func TestRule06_ColdChecksRunSideBySide(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		src := &spy{answer: func(ctx context.Context, customer string) (*Entitlements, error) {

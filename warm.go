@@ -94,10 +94,12 @@ func (c *Client) warmOne(ctx context.Context, customer string) (cached bool, err
 	if !validKey(customer) {
 		return false, invalidKey("customer", customer)
 	}
-	e := c.cache.find(hashOf(customer), customer)
+	hash := hashOf(customer)
+	seen := c.loader.seen(hash, customer)
+	e := c.cache.find(hash, customer)
 	if e != nil && c.clock.precise() < e.staleAt.Load() {
 		return true, nil
 	}
-	_, err = c.loader.wait(ctx, customer, loadCold)
+	_, err = c.loader.wait(ctx, customer, loadCold, seen)
 	return false, err
 }

@@ -97,14 +97,14 @@ func ratio(name string, goroutines int, floor, work body) (times, floorNS, workN
 
 func median(xs []float64) float64 { return slices.Sorted(slices.Values(xs))[len(xs)/2] }
 
-// noBar is for a ratio that is told and not judged.
+// noBar is for a ratio that is reported and not judged.
 const noBar = math.MaxFloat64
 
 func (b *bars) ratio(name string, goroutines int, most, allocs float64, floor, work body) {
 	x, floorNS, workNS := ratio(name, goroutines, floor, work)
 	bar := fmt.Sprintf("≤ %.2f × floor", most)
 	if most == noBar {
-		bar = "told"
+		bar = "reported"
 	}
 	measured := fmt.Sprintf("%.2f × (%.1f ns, floor %.1f ns)", x, workNS, floorNS)
 	pass := x <= most

@@ -31,6 +31,10 @@ func (c *Client) shutDown(ctx context.Context) {
 	c.stopLoops(ErrClosed)
 	c.loops.Wait() // ours: they look at nothing but their context
 
+	if c.usage.spool != nil {
+		c.usage.spool.close()
+	}
+
 	left := c.running.wait(ctx)
 	c.cache.close()
 	if left > 0 {

@@ -146,6 +146,22 @@ type Config struct {
 	// are only counted and logged.
 	DeadLetter func(Usage, error)
 
+	// SpoolDir is a directory in which usage is kept until it has an end: what a
+	// call of Track, Record, Use or Commit counted before it returned survives the
+	// process, however it ends. Processes share it: each takes a numbered slot in
+	// it, and takes over what is left in those that nobody uses. It needs a file
+	// system with locks, of this machine. Defaults to "": usage is kept in memory.
+	SpoolDir string
+
+	// SpoolMaxBytes bounds what SpoolDir takes of this process, and with it what
+	// waits to be delivered; MaxPending does not then. At least 8 MiB. Defaults to
+	// 1 GiB.
+	SpoolMaxBytes int64
+
+	// SpoolSync is how much a loss of power may take: how often what is in SpoolDir
+	// is made to survive the machine. Defaults to 1 s.
+	SpoolSync time.Duration
+
 	// SnapshotFile is where what is cached is kept across restarts, so that a
 	// program that starts while its Source is down answers all the same, with
 	// [OriginRestored] until a customer is loaded again. It is written at most once
@@ -196,6 +212,16 @@ func (c Config) withDefaults() (Config, error) {
 	v.count("FlushSize", &c.FlushSize, 1000)
 	v.count("FlushConcurrency", &c.FlushConcurrency, 2)
 	v.count("MaxPending", &c.MaxPending, 100_000)
+	v.duration("SpoolSync", &c.SpoolSync, time.Second, time.Millisecond, 0)
+	if c.SpoolMaxBytes == 0 {
+		c.SpoolMaxBytes = 1 << 30
+	}
+	if c.SpoolMaxBytes < 8<<20 {
+		v.fail("SpoolMaxBytes must be at least 8388608, got %d", c.SpoolMaxBytes)
+	}
+	if c.SpoolDir != "" && c.Sink == nil {
+		v.fail("SpoolDir needs Sink, got none")
+	}
 	if !(c.FetchRate >= 0) {
 		v.fail("FetchRate must be at least 0, got %v", c.FetchRate)
 	}

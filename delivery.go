@@ -187,6 +187,7 @@ func (b *batcher) newDelivery(records []*record) *delivery {
 // deliver makes one attempt and settles what it tells.
 func (b *batcher) deliver(ctx context.Context, d *delivery, probe bool) {
 	sent := b.clock.precise()
+	var marks []mark
 	b.eachRecord(d.records, func(r *record) {
 		if r.sent == 0 {
 			r.sent = sent
@@ -195,6 +196,7 @@ func (b *batcher) deliver(ctx context.Context, d *delivery, probe bool) {
 		if r.first == 0 {
 			r.first = sent
 		}
+		marks = r.markLocked(marks, stageSent, sent)
 	})
 	b.mu.Lock()
 	shut := b.shut
@@ -202,6 +204,7 @@ func (b *batcher) deliver(ctx context.Context, d *delivery, probe bool) {
 	if shut {
 		return // close has dropped them; what it sees after this, it takes for sent
 	}
+	storeMarks(marks) // before: a process that is killed from here on must know
 	d.batch.Attempt++
 	batch := d.batch // of its own: a callee that is left behind may still read it
 	ctx, cancel := context.WithTimeoutCause(ctx, b.cfg.FlushTimeout, &timeoutError{"Deliver", b.cfg.FlushTimeout})
@@ -241,6 +244,7 @@ func (b *batcher) deliver(ctx context.Context, d *delivery, probe bool) {
 // be tried again.
 func (b *batcher) apply(d *delivery, o outcome, sent, now int64) []*delivery {
 	var accepted, doubtful, again []*record
+	var marks []mark
 	for i, r := range d.records {
 		f := o.fates[i]
 		if o.bisect {
@@ -273,10 +277,12 @@ func (b *batcher) apply(d *delivery, o outcome, sent, now int64) []*delivery {
 				if r.unknown == 0 {
 					r.sent = 0 // it certainly is not there
 					b.recountLocked(r)
+					marks = r.markLocked(marks, stagePending, now)
 				}
 			})
 		}
 	}
+	storeMarks(marks)
 	b.settle(accepted, settlement{state: pieceAcked, at: now})
 	b.settle(doubtful, settlement{state: pieceLost, inDoubt: true, err: errInDoubt})
 	if len(again) == 0 {

@@ -80,6 +80,10 @@ func New(cfg Config) (*Client, error) {
 	c.stopLoops = stop
 	c.loops.Go(func() { c.clock.run(ctx) })
 	c.loops.Go(func() { c.refresher.run(ctx) })
+	if s := c.usage.spool; s != nil {
+		s.start()
+		c.loops.Go(func() { s.run(ctx) })
+	}
 	c.loops.Go(func() { c.usage.run(ctx) })
 	if c.snapshots != nil {
 		c.loops.Go(func() { c.snapshots.run(ctx) })

@@ -46,6 +46,7 @@ type meter struct {
 	counts   period // to which view
 	fold     Aggregation
 	settled  uint8 // records that are, since they were last compacted
+	spooled  bool  // the open record is on disk
 
 	*ledger
 }

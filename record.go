@@ -22,9 +22,11 @@ type record struct {
 	ends       int64 // backend: end of its UTC minute or of its period
 	id         string
 	properties map[string]string
-	first      int64 // precise: first attempt of all; 0 = none yet
-	unknown    int64 // precise: first attempt without an answer that tells; 0 = none
-	allowed    bool  // a policy allowed some of it, and no grant was known
+	first      int64    // precise: first attempt of all; 0 = none yet
+	unknown    int64    // precise: first attempt without an answer that tells; 0 = none
+	allowed    bool     // a policy allowed some of it, and no grant was known
+	segment    *segment // where it is on disk, nil when it is not
+	at         int      // in the segment
 	cohort     *cohort
 	report     *report
 }
@@ -45,6 +47,43 @@ func (r *record) usage() Usage {
 func (m *meter) openLocked(r *record, until int64) {
 	m.sealLocked()
 	m.open, m.counts, m.until, m.quantity, m.calls = r, r.counts, until, r.quantity, uint32(r.calls)
+	if r.segment != nil {
+		m.foldsLocked(r)
+	}
+}
+
+// mark is what the disk is to know of a record. It is stored when no lock of an
+// account is held any more: that may be a write.
+type mark struct {
+	segment        *segment
+	at             int
+	to             stage
+	unknown, first int64 // unix seconds
+}
+
+// markLocked adds what the disk is to know of a record.
+func (r *record) markLocked(marks []mark, to stage, now int64) []mark {
+	if r.segment == nil {
+		return marks
+	}
+	unknown := r.unknown
+	if unknown == 0 && to == stageSent {
+		unknown = now
+	}
+	return append(marks, mark{r.segment, r.at, to, secondsOf(unknown, now), secondsOf(r.first, now)})
+}
+
+func storeMarks(marks []mark) {
+	for _, k := range marks {
+		k.segment.mark(k.at, k.to, k.unknown, k.first)
+	}
+}
+
+// foldsLocked notes that the open record is on disk: what it comes to is stored
+// there too.
+func (m *meter) foldsLocked(r *record) {
+	m.spooled = true
+	r.segment.folds.Add(1)
 }
 
 // foldLocked adds a call to the open record, or reports that it does not fit.
@@ -60,6 +99,7 @@ func (m *meter) foldLocked(n int64) bool {
 		}
 		m.quantity = sum
 		m.calls++
+		m.storeLocked()
 		if m.shiftLocked(n, m.counts) {
 			return true
 		}
@@ -72,9 +112,17 @@ func (m *meter) foldLocked(n int64) bool {
 	default:
 		return false
 	}
+	m.storeLocked()
 	m.syncLocked()
 	m.publishLocked()
 	return true
+}
+
+// storeLocked lets the disk have what was folded.
+func (m *meter) storeLocked() {
+	if m.spooled {
+		m.open.segment.count(m.open.at, m.quantity, m.calls)
+	}
 }
 
 // syncLocked lets the open record have what was folded since it was last looked
@@ -94,7 +142,10 @@ func (m *meter) syncLocked() {
 // sealLocked ends the folding into the open record, if there is one.
 func (m *meter) sealLocked() {
 	m.syncLocked()
-	m.open, m.until = nil, 0
+	if m.spooled {
+		m.open.segment.folds.Add(-1)
+	}
+	m.open, m.until, m.spooled = nil, 0, false
 }
 
 // cohort is the records that began between two calls of Flush. A call of Flush
@@ -109,6 +160,13 @@ type report struct {
 	left int
 	err  error
 	done chan struct{} // closed when left is 0
+}
+
+// refused is why a record will not be delivered, nil as far as is known.
+func (r *report) refused() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.err
 }
 
 // settle notes that one record is delivered, or will not be.

@@ -35,6 +35,12 @@ func (b *batcher) report(ctx context.Context, usage []Usage) error {
 		_ = b.add(&usage[i], w) // w is told
 	}
 	b.nudge()
+	if b.spool != nil && b.spool.durable(w.done, ctx) {
+		if err := w.refused(); err != nil {
+			return fmt.Errorf("entitlements: report: %w", err)
+		}
+		return nil
+	}
 	select {
 	case <-w.done:
 		if w.err != nil {

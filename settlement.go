@@ -10,6 +10,7 @@ type settlement struct {
 	state   pieceState
 	at      int64 // precise: when the acknowledgement was read
 	dead    bool
+	spooled bool // it stays on disk, for the next run
 	inDoubt bool
 	drop    dropReason // when neither acked, dead nor in doubt
 	err     error
@@ -24,6 +25,7 @@ func (b *batcher) settle(records []*record, s settlement) (calls uint64) {
 	// Told last: who is told finds it in Stats.
 	var waiting []*report
 	var dead []Usage
+	var marks []mark
 	ended := make([]*cohort, 0, len(records))
 	for _, r := range records {
 		var n uint64
@@ -38,6 +40,9 @@ func (b *batcher) settle(records []*record, s settlement) (calls uint64) {
 			}
 			b.settleLocked(r, s.state)
 			r.meter.compactLocked(int64(b.clock.tick))
+			if !s.spooled {
+				marks = r.markLocked(marks, stageSettled, r.acked)
+			}
 		}
 		a.mu.Unlock()
 		if n == 0 {
@@ -52,7 +57,10 @@ func (b *batcher) settle(records []*record, s settlement) (calls uint64) {
 			waiting = append(waiting, r.report)
 		}
 	}
+	b.settledOnDisk(marks)
 	switch {
+	case s.spooled:
+		b.tally.spooled.Add(calls)
 	case s.state == pieceAcked:
 		b.tally.delivered.Add(calls)
 	case s.dead:
@@ -71,11 +79,29 @@ func (b *batcher) settle(records []*record, s settlement) (calls uint64) {
 	for _, w := range waiting {
 		w.settle(s.err)
 	}
+	b.announce()
+	return calls
+}
+
+// announce wakes those who wait for records to settle.
+func (b *batcher) announce() {
 	b.mu.Lock()
+	defer b.mu.Unlock()
 	close(b.changed)
 	b.changed = make(chan struct{})
-	b.mu.Unlock()
-	return calls
+}
+
+// settledOnDisk lets go of what is on disk.
+func (b *batcher) settledOnDisk(marks []mark) {
+	if len(marks) == 0 {
+		return
+	}
+	storeMarks(marks)
+	for _, k := range marks {
+		if k.segment.live.Add(-1) == 0 {
+			b.spool.nudge()
+		}
+	}
 }
 
 // settleLocked ends one record. Its account's lock is held. Its cohort is told by
@@ -95,6 +121,9 @@ func (b *batcher) flush(ctx context.Context) error {
 		return nil
 	}
 	before := b.tally.delivered.Load()
+	if err := b.caughtUp(ctx); err != nil {
+		return &UndeliveredError{Pending: b.pendingCalls(), Delivered: b.tally.delivered.Load() - before, Err: err}
+	}
 	b.mu.Lock()
 	mine := b.cohort.Swap(new(cohort))
 	b.cohorts = append(b.cohorts, mine)
@@ -122,6 +151,25 @@ func (b *batcher) flush(ctx context.Context) error {
 			}
 		}
 	}
+}
+
+// caughtUp waits until all that earlier processes left is in memory.
+func (b *batcher) caughtUp(ctx context.Context) error {
+	for b.spool != nil {
+		b.mu.Lock()
+		changed, shut := b.changed, b.shut
+		b.mu.Unlock()
+		if shut || !b.spool.behind() {
+			return nil
+		}
+		b.nudge()
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	return nil
 }
 
 // endedLocked reports whether all records of a cohort and of those before it have
@@ -157,7 +205,7 @@ func (b *batcher) pendingCalls() (calls uint64) {
 	}
 	b.mu.Unlock()
 	b.eachRecord(records, func(r *record) { calls += r.calls })
-	return calls + b.localCalls()
+	return calls + b.localCalls() + b.tally.spooled.Load()
 }
 
 // localCalls counts the calls that no Sink will ever take.
@@ -187,6 +235,7 @@ func (b *batcher) close(ctx context.Context) error {
 		in.closed = true
 		in.mu.Unlock()
 	}
+	spooledBefore := b.tally.spooled.Load()
 	before, doubtBefore := b.tally.delivered.Load(), b.tally.inDoubt.Load()
 	_ = b.flush(ctx) // what it says is said below, of what is given up
 	b.mu.Lock()
@@ -204,14 +253,24 @@ func (b *batcher) close(ctx context.Context) error {
 
 	// What was sent without an answer may have arrived: it is in doubt. The rest
 	// is dropped. Either way billing may never hear of it.
-	var doubtful, unsent []*record
+	// What is on disk stays there, whatever it is: the next run goes on with it.
+	durable := b.spool != nil && b.spool.durable(nil, ctx)
+	var kept, doubtful, unsent []*record
 	b.eachRecord(left, func(r *record) {
-		if r.sent != 0 {
+		switch {
+		case r.segment != nil && !r.segment.broken.Load():
+			kept = append(kept, r)
+		case r.sent != 0:
 			doubtful = append(doubtful, r)
-		} else {
+		default:
 			unsent = append(unsent, r)
 		}
 	})
+	end := settlement{state: pieceLost, spooled: true}
+	if !durable {
+		end.err = ErrClosed // it survives the process, maybe not the machine
+	}
+	b.settle(kept, end)
 	b.settle(doubtful, settlement{state: pieceLost, inDoubt: true, err: errInDoubt})
 	lost := b.settle(unsent, settlement{state: pieceLost, drop: dropUndelivered, err: ErrClosed})
 	lost += b.tally.inDoubt.Load() - doubtBefore
@@ -219,14 +278,15 @@ func (b *batcher) close(ctx context.Context) error {
 	b.mu.Lock()
 	b.lost = lost
 	b.mu.Unlock()
-	if lost == 0 {
+	spooled := b.tally.spooled.Load() - spooledBefore
+	if lost+spooled == 0 {
 		return nil
 	}
 	err := context.Cause(ctx)
 	if err == nil {
 		err = errInDoubt // delivered in time, but for those
 	}
-	return &UndeliveredError{Delivered: b.tally.delivered.Load() - before, Lost: lost, Err: err}
+	return &UndeliveredError{Delivered: b.tally.delivered.Load() - before, Spooled: spooled, Lost: lost, Err: err}
 }
 
 // endLocal ends the records that no Sink would have taken.
@@ -252,6 +312,7 @@ func (b *batcher) endLocal() {
 func (b *batcher) stats() UsageStats {
 	s := UsageStats{
 		Recorded:     b.counters.sum((*stripe).calls),
+		Restored:     b.tally.restored.Load(),
 		Delivered:    b.tally.delivered.Load(),
 		Pending:      b.pendingCalls(),
 		InDoubt:      b.tally.inDoubt.Load(),
@@ -259,6 +320,9 @@ func (b *batcher) stats() UsageStats {
 		DroppedBy:    make(map[string]uint64),
 
 		ReservationsExpired: b.holds.expired.Load(),
+	}
+	if b.spool != nil {
+		s.Degraded, s.Unreadable = b.spool.degraded.Load(), b.spool.damaged.Load()
 	}
 	for reason := range b.tally.dropped {
 		if n := b.tally.dropped[reason].Load(); n > 0 {

@@ -67,6 +67,7 @@ type UsageStats struct {
 	DroppedBy map[string]uint64
 
 	ReservationsExpired uint64 // forgotten: neither committed nor released within Config.ReservationTTL
+	Unreadable          uint64 // bytes of Config.SpoolDir that were damaged; a copy is kept beside them
 	Degraded            bool   // gauge: usage should be on disk and is not
 }
 

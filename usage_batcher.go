@@ -38,6 +38,7 @@ type batcher struct {
 	dead     func(Usage, error) // never blocks
 	levels   *levels            // nil: nobody is told
 	holds    *holds
+	spool    *spool // nil: usage is only in memory
 
 	instance string // prefix of all IDs: unique to this Client
 	sequence atomic.Uint64
@@ -77,8 +78,8 @@ type intake struct {
 
 // usageTally counts calls by where they ended up.
 type usageTally struct {
-	delivered, inDoubt, deadLettered atomic.Uint64
-	dropped                          [dropReasons]atomic.Uint64
+	restored, delivered, inDoubt, deadLettered, spooled atomic.Uint64
+	dropped                                             [dropReasons]atomic.Uint64
 }
 
 type dropReason uint8
@@ -117,6 +118,9 @@ func newBatcher(cfg *Config, clock *clock, counters *stripes, books *books, runn
 		b.limits.MaxBatch = min(b.limits.MaxBatch, max(1, int(rate))) // what a second allows
 	}
 	b.cohort.Store(new(cohort))
+	if cfg.SpoolDir != "" {
+		b.spool = newSpool(cfg)
+	}
 	return b
 }
 
@@ -186,7 +190,7 @@ func (b *batcher) counted(dropped dropReason, ok bool) {
 		return
 	}
 	switch n := b.pending.Load(); {
-	case b.cfg.Overflow == DropOldest && n > int64(b.cfg.MaxPending):
+	case b.cfg.Overflow == DropOldest && b.over(n):
 		b.makeRoom()
 	case n >= int64(b.cfg.MaxPending+1)/2 && !b.forced.Load():
 		b.kick()
@@ -217,7 +221,7 @@ func (b *batcher) countLocked(m *meter, u *Usage, waiter *report, now int64) (dr
 	if b.sink == nil {
 		b.endLocalLocked(m.account, now) // one that ended must not keep its successor out
 	}
-	if b.pending.Add(1) > int64(b.cfg.MaxPending) && (b.cfg.Overflow == DropNewest || b.sink == nil) {
+	if b.over(b.pending.Add(1)) && (b.cfg.Overflow == DropNewest || b.sink == nil) {
 		b.pending.Add(-1)
 		return dropOverflow, false
 	}
@@ -229,12 +233,23 @@ func (b *batcher) countLocked(m *meter, u *Usage, waiter *report, now int64) (dr
 		b.pending.Add(-1)
 		return dropClosed, false
 	}
+	if b.spool != nil {
+		b.spool.begin(r)
+	}
 	m.addLocked(r, int64(b.clock.tick))
 	if folds {
 		r.ends = b.endOf(m, stamp)
 		m.openLocked(r, b.clock.precise()+min(r.ends-now, int64(forever))-b.clock.margin)
 	}
 	return 0, true
+}
+
+// over reports whether so many records are more than there is room for.
+func (b *batcher) over(records int64) bool {
+	if b.spool != nil {
+		return !b.spool.room(b.cfg.MaxPending)
+	}
+	return records > int64(b.cfg.MaxPending)
 }
 
 // take puts a new record into the intake, unless that is closed.
@@ -337,6 +352,9 @@ func (b *batcher) run(ctx context.Context) {
 		b.mu.Unlock()
 		if forced || now >= due {
 			due = now + int64(b.cfg.FlushInterval)
+		}
+		if b.spool != nil {
+			b.replay(now)
 		}
 		wait := b.dispatch(ctx, now)
 		if now-swept >= int64(250*time.Millisecond) {

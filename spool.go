@@ -1,0 +1,530 @@
+package entitlements
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// The spool keeps usage on disk until it has an end, so that a process that is
+// killed at any moment loses none that it had returned from counting.
+//
+//	Track ──fold──▶ count in a frame ─┐
+//	Record ───────▶ new frame ────────┤ segment, mapped
+//	                                  ▼ every SpoolSync
+//	                                fsync
+//	Deliver ──────▶ stage of a frame; a segment whose records are settled goes
+//
+// A call stores into memory that the kernel keeps when the process dies. It
+// never waits for a disk: segments are made before they are needed, and where
+// there is none, a record stays in memory until there is.
+//
+// SpoolDir has numbered slots. A process locks one, and takes over what is in
+// those that nobody has locked.
+type spool struct {
+	root string
+	most int64
+	sync time.Duration
+	log  *slog.Logger
+	wake chan struct{}
+
+	dir  string   // of the slot, "" until there is one; owned by the loop
+	slot *os.File // its lock
+
+	degraded  atomic.Bool
+	damaged   atomic.Uint64 // bytes
+	full      atomic.Bool   // SpoolMaxBytes is reached
+	unlocked  bool          // it was said that memory can't be locked; owned by the loop
+	adoptedAt time.Time     // owned by the loop
+
+	mu      sync.Mutex // guards the fields below; nothing slow under it
+	active  *segment
+	spare   []*segment
+	filled  []*segment // no more frames are put in
+	unsaved []*record  // they are only in memory
+	backlog []string   // segments of earlier processes, oldest first
+	bytes   int64      // of all segments
+	wanted  int        // bytes that a record needs, more than a segment has
+	pass    *syncPass  // the next one
+	asked   bool       // somebody waits for it
+	reading bool       // one of backlog is on its way to the batcher
+	closed  bool
+}
+
+// syncPass is one round of fsync.
+type syncPass struct {
+	done chan struct{}
+	ok   bool // all that was counted before it is on disk
+}
+
+const (
+	spareSegments = 2
+
+	// mostMapped is how many segments stay locked in memory though nothing in them
+	// folds any more. What becomes of their records is then a store, not a write.
+	mostMapped = 5
+
+	adoptEvery = time.Minute
+	slots      = 1 << 10
+)
+
+func newSpool(cfg *Config) *spool {
+	return &spool{
+		root: cfg.SpoolDir, most: cfg.SpoolMaxBytes, sync: cfg.SpoolSync, log: cfg.Logger,
+		wake: make(chan struct{}, 1), pass: &syncPass{done: make(chan struct{})},
+	}
+}
+
+// open takes a slot, what is left in it, and a first segment.
+func (s *spool) open() error {
+	if err := os.MkdirAll(s.root, 0o700); err != nil {
+		return err
+	}
+	syncDir(filepath.Dir(s.root))
+	for n := range slots {
+		dir := filepath.Join(s.root, fmt.Sprintf("%03d", n))
+		lock, err := lockSlot(dir)
+		if err != nil {
+			return err
+		}
+		if lock == nil {
+			continue
+		}
+		syncDir(s.root)
+		left, err := segmentsIn(dir)
+		if err != nil {
+			_ = lock.Close()
+			return err
+		}
+		s.dir, s.slot = dir, lock
+		s.mu.Lock()
+		for _, path := range left {
+			s.addBacklogLocked(path)
+		}
+		s.mu.Unlock()
+		s.adopt()
+		return nil
+	}
+	return fmt.Errorf("all %d slots of %s are in use", slots, s.root)
+}
+
+// start is the first round: it makes one segment, so that what is counted from
+// here on is on disk.
+func (s *spool) start() {
+	err := s.open()
+	if err == nil {
+		err = s.makeOne(segmentSize)
+	}
+	s.tell(err)
+}
+
+// lockSlot makes and locks a slot. It returns nil when another process has it.
+func lockSlot(dir string) (*os.File, error) {
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return nil, err
+	}
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	ok, err := lockFile(f)
+	if !ok {
+		_ = f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// segmentsIn are the segments in a slot, oldest first.
+func segmentsIn(dir string) ([]string, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	var paths []string
+	for _, e := range entries {
+		if strings.HasSuffix(e.Name(), segmentSuffix) {
+			paths = append(paths, filepath.Join(dir, e.Name()))
+		}
+	}
+	slices.Sort(paths) // their names begin with when they were made
+	return paths, nil
+}
+
+func (s *spool) addBacklogLocked(path string) {
+	if info, err := os.Stat(path); err == nil {
+		s.bytes += info.Size()
+	}
+	s.backlog = append(s.backlog, path)
+}
+
+// adopt takes over what is in slots that nobody has locked.
+func (s *spool) adopt() {
+	s.adoptedAt = time.Now()
+	entries, err := os.ReadDir(s.root)
+	if err != nil {
+		return
+	}
+	for _, e := range entries {
+		dir := filepath.Join(s.root, e.Name())
+		if dir == s.dir || !e.IsDir() {
+			continue
+		}
+		if left, _ := segmentsIn(dir); len(left) == 0 {
+			continue
+		}
+		lock, err := lockSlot(dir)
+		if lock == nil || err != nil {
+			continue
+		}
+		left, _ := segmentsIn(dir) // now that nobody else moves them
+		for _, path := range left {
+			to := filepath.Join(s.dir, filepath.Base(path))
+			if err := os.Rename(path, to); err != nil {
+				s.log.Error("entitlements: usage in Config.SpoolDir can't be taken over", "file", path, "error", err)
+				continue
+			}
+			s.mu.Lock()
+			s.addBacklogLocked(to)
+			s.mu.Unlock()
+		}
+		syncDir(s.dir)
+		_ = lock.Close()
+	}
+}
+
+// syncDir makes what was created in or moved to a directory survive the machine.
+// Where a directory can't be synced (windows) it is as durable as it gets.
+func syncDir(dir string) {
+	if d, err := os.Open(dir); err == nil {
+		_ = d.Sync()
+		_ = d.Close()
+	}
+}
+
+// begin gives a record a frame. Its account's lock is held. Where there is no
+// room now the record is in memory only, until there is.
+func (s *spool) begin(r *record) {
+	if s.placeLocked(r) {
+		return
+	}
+	s.mu.Lock()
+	s.unsaved = append(s.unsaved, r)
+	s.mu.Unlock()
+	s.nudge()
+}
+
+// placeLocked gives a record a frame, if there is room. Its account's lock is
+// held.
+func (s *spool) placeLocked(r *record) bool {
+	m := r.meter
+	f := frame{
+		id: r.id, customer: m.account.customer(), feature: m.feature, stamp: r.stamp, properties: r.properties,
+		quantity: r.quantity, calls: uint32(r.calls), stage: stagePending,
+	}
+	size := f.sizeOf()
+	s.mu.Lock()
+	if size > segmentSize-segmentHeader && (s.active == nil || s.active.size == segmentSize) {
+		s.wanted = max(s.wanted, size+segmentHeader) // one of its own
+		s.mu.Unlock()
+		return false
+	}
+	if g := s.active; g != nil && (g.next+size > g.size || g.broken.Load()) {
+		s.filled = append(s.filled, g)
+		s.active = nil
+	}
+	if s.active == nil && len(s.spare) > 0 {
+		s.active, s.spare = s.spare[0], s.spare[1:]
+		s.nudge()
+	}
+	g := s.active
+	if g == nil || g.next+size > g.size || s.closed {
+		s.mu.Unlock()
+		return false
+	}
+	g.commitLocked(&f)
+	s.mu.Unlock()
+	r.keepLocked(g, &f)
+	return g.written(f.at, size)
+}
+
+// keepLocked notes where a record is on disk, and under which ID.
+func (r *record) keepLocked(g *segment, f *frame) {
+	r.segment, r.at = g, f.at
+	if r.id == "" {
+		r.id = frameID(g.prefix, f.at)
+	}
+}
+
+func (s *spool) nudge() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// room reports whether another record may be kept.
+func (s *spool) room(mostUnsaved int) bool {
+	if !s.full.Load() && !s.degraded.Load() {
+		return true
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.active != nil || len(s.spare) > 0 {
+		return true
+	}
+	return !s.full.Load() && len(s.unsaved) < mostUnsaved
+}
+
+// run makes segments before they are needed, syncs, and cleans up. Owned by New,
+// ends with ctx.
+func (s *spool) run(ctx context.Context) {
+	ticker := time.NewTicker(s.sync)
+	defer ticker.Stop()
+	for {
+		s.upkeep(false)
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+			s.upkeep(true)
+		case <-s.wake:
+		}
+	}
+}
+
+// upkeep is one round of the loop.
+func (s *spool) upkeep(due bool) {
+	err := s.provide()
+	s.save()
+	s.mu.Lock()
+	asked := s.asked
+	s.mu.Unlock()
+	if due || asked {
+		if failed := s.syncAll(err); err == nil {
+			err = failed
+		}
+	}
+	s.clean()
+	if s.dir != "" && time.Since(s.adoptedAt) >= adoptEvery {
+		s.adopt()
+	}
+	s.tell(err)
+}
+
+// provide takes a slot and makes segments, as far as they are missing.
+func (s *spool) provide() error {
+	if s.dir == "" {
+		if err := s.open(); err != nil {
+			return err
+		}
+	}
+	for {
+		s.mu.Lock()
+		missing := spareSegments - len(s.spare)
+		if s.active == nil {
+			missing++
+		}
+		size := segmentSize
+		if s.wanted > size {
+			size, missing = (s.wanted+segmentSize-1)/segmentSize*segmentSize, 1
+		}
+		over := missing > 0 && s.bytes+int64(size) > s.most
+		s.full.Store(over && s.active == nil && len(s.spare) == 0)
+		s.mu.Unlock()
+		if missing <= 0 || over {
+			return nil
+		}
+		if err := s.makeOne(size); err != nil {
+			return err
+		}
+	}
+}
+
+func (s *spool) makeOne(size int) error {
+	g, err := makeSegment(s.dir, size)
+	if err != nil {
+		return err
+	}
+	if err := g.lock(); err != nil && !s.unlocked {
+		s.unlocked = true
+		s.log.Warn("entitlements: memory can't be locked for Config.SpoolDir, each call that is counted is written", "error", err)
+	}
+	syncDir(s.dir)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.bytes += int64(size)
+	if size == segmentSize {
+		s.spare = append(s.spare, g)
+		return nil
+	}
+	// For one large record: it goes first.
+	s.wanted = 0
+	if s.active != nil {
+		s.filled = append(s.filled, s.active)
+	}
+	s.active = g
+	return nil
+}
+
+// save gives frames to records that are in memory only.
+func (s *spool) save() {
+	s.mu.Lock()
+	unsaved := s.unsaved
+	s.unsaved = nil
+	s.mu.Unlock()
+	for i, r := range unsaved {
+		if s.provide() == nil && s.saveOne(r) {
+			continue
+		}
+		// No room for it, so for none: keep those that still need it.
+		rest := slices.DeleteFunc(unsaved[i:], func(r *record) bool {
+			a := r.meter.account
+			a.mu.Lock()
+			defer a.mu.Unlock()
+			return r.settled()
+		})
+		s.mu.Lock()
+		s.unsaved = append(rest, s.unsaved...)
+		s.mu.Unlock()
+		return
+	}
+}
+
+// saveOne reports whether there was room.
+func (s *spool) saveOne(r *record) bool {
+	a := r.meter.account
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if r.settled() {
+		return true
+	}
+	r.meter.syncLocked()
+	if !s.placeLocked(r) {
+		return false
+	}
+	if r.meter.open == r {
+		r.meter.foldsLocked(r)
+	}
+	return true
+}
+
+// syncAll makes what was counted before survive the machine.
+func (s *spool) syncAll(err error) error {
+	s.mu.Lock()
+	pass := s.pass
+	s.pass, s.asked = &syncPass{done: make(chan struct{})}, false
+	segments := slices.Clone(s.filled)
+	if s.active != nil {
+		segments = append(segments, s.active)
+	}
+	pass.ok = err == nil && len(s.unsaved) == 0
+	s.mu.Unlock()
+	for _, g := range segments {
+		if failed := g.sync(); failed != nil {
+			err = failed
+		}
+		if g.broken.Load() {
+			pass.ok = false
+		}
+	}
+	close(pass.done)
+	return err
+}
+
+// durable waits until what was recorded before is on disk, or ctx ends.
+func (s *spool) durable(done <-chan struct{}, ctx context.Context) bool {
+	for again := false; ; again = true {
+		s.mu.Lock()
+		pass := s.pass
+		s.asked = s.asked || !again
+		s.mu.Unlock()
+		if !again {
+			s.nudge()
+		}
+		select {
+		case <-pass.done:
+			if pass.ok {
+				return true
+			}
+		case <-done:
+			return false
+		case <-ctx.Done():
+			return false
+		}
+	}
+}
+
+// clean removes segments whose records are settled, and lets go of the memory of
+// others.
+func (s *spool) clean() {
+	s.mu.Lock()
+	var gone, quiet []*segment
+	s.filled = slices.DeleteFunc(s.filled, func(g *segment) bool {
+		if g.live.Load() != 0 {
+			return false
+		}
+		gone = append(gone, g)
+		s.bytes -= int64(g.size)
+		return true
+	})
+	for _, g := range s.filled[:max(0, len(s.filled)-mostMapped+1+spareSegments)] {
+		if g.folds.Load() == 0 {
+			quiet = append(quiet, g)
+		}
+	}
+	s.mu.Unlock()
+	for _, g := range gone {
+		g.remove()
+	}
+	for _, g := range quiet {
+		g.release()
+	}
+}
+
+// tell notes whether usage reaches the disk.
+func (s *spool) tell(err error) {
+	s.mu.Lock()
+	waiting := len(s.unsaved)
+	s.mu.Unlock()
+	bad := err != nil || waiting > 0 && !s.full.Load()
+	if was := s.degraded.Swap(bad); was == bad {
+		return
+	}
+	if bad {
+		s.log.Error("entitlements: usage is kept in memory only, Config.SpoolDir can't take it", "error", err, "records", waiting)
+	} else {
+		s.log.Info("entitlements: usage is on disk again")
+	}
+}
+
+// close writes what is left. The loop has ended.
+func (s *spool) close() {
+	s.mu.Lock()
+	s.closed = true
+	segments := append(slices.Clone(s.filled), s.spare...)
+	if s.active != nil {
+		segments = append(segments, s.active)
+	}
+	s.active, s.spare, s.filled = nil, nil, nil
+	s.mu.Unlock()
+	for _, g := range segments {
+		if g.live.Load() == 0 {
+			g.remove()
+		} else {
+			g.close()
+		}
+	}
+	if s.slot != nil {
+		_ = s.slot.Close()
+	}
+}

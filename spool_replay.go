@@ -1,0 +1,183 @@
+package entitlements
+
+import (
+	"math"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// replay lets the records of earlier processes go on where they stopped, a
+// segment at a time, while there is room in memory. What was sent without an
+// answer is tried again as what was sent then: with its ID, and only for as long
+// as the sink dedupes.
+func (b *batcher) replay(now int64) {
+	for b.pending.Load() < int64(max(1, b.cfg.MaxPending/2)) {
+		path, ok := b.spool.next()
+		if !ok {
+			return
+		}
+		g, frames := b.spool.read(path)
+		var fresh, sent []*record
+		var calls uint64
+		for i := range frames {
+			r := b.resume(g, &frames[i], now)
+			calls += r.calls
+			if r.sent != 0 {
+				sent = append(sent, r)
+			} else {
+				fresh = append(fresh, r)
+			}
+		}
+		b.tally.restored.Add(calls)
+		b.mu.Lock()
+		if b.shut {
+			b.mu.Unlock()
+			b.settle(append(fresh, sent...), settlement{state: pieceLost, spooled: true})
+			return
+		}
+		b.ready = append(b.ready, fresh...)
+		for len(sent) > 0 {
+			n := min(len(sent), b.limits.MaxBatch)
+			b.retries = append(b.retries, b.newDelivery(sent[:n:n]))
+			sent = sent[n:]
+		}
+		b.mu.Unlock()
+		b.spool.replayed()
+		b.announce()
+	}
+}
+
+// resume makes a record of a frame.
+func (b *batcher) resume(g *segment, f *frame, now int64) *record {
+	a := b.books.lock(hashOf(f.customer), f.customer)
+	defer a.mu.Unlock()
+	r := &record{
+		piece: piece{quantity: f.quantity, stamp: f.stamp}, meter: b.meterLocked(a, f.feature),
+		calls: uint64(f.calls), id: f.id, properties: f.properties, segment: g, at: f.at, cohort: b.cohort.Load(),
+	}
+	if f.stage == stageSent {
+		r.unknown = preciseOf(f.unknown, now)
+		r.sent, r.first = r.unknown, r.unknown
+		if f.first != 0 {
+			r.first = preciseOf(f.first, now)
+		}
+	}
+	r.cohort.open.Add(1)
+	b.pending.Add(1)
+	r.meter.addLocked(r, int64(b.clock.tick))
+	return r
+}
+
+// preciseOf is a time of day, in unix seconds, on the clock that began with this
+// process. What was in the future, or is not known, was long ago.
+func preciseOf(seconds, now int64) int64 {
+	ago := time.Now().UnixNano() - seconds*int64(time.Second)
+	if seconds == 0 || ago < -int64(time.Second) {
+		return math.MinInt64 / 4
+	}
+	if t := now - ago; t != 0 {
+		return t
+	}
+	return -1
+}
+
+// secondsOf is the other way round, never later.
+func secondsOf(precise, now int64) int64 {
+	if precise == 0 {
+		return 0
+	}
+	return max(1, (time.Now().UnixNano()-(now-precise))/int64(time.Second))
+}
+
+// next takes the oldest segment of an earlier process.
+func (s *spool) next() (path string, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.backlog) == 0 {
+		return "", false
+	}
+	path, s.backlog = s.backlog[0], s.backlog[1:]
+	s.reading = true
+	return path, true
+}
+
+func (s *spool) replayed() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.reading = false
+}
+
+// behind reports whether segments of earlier processes wait.
+func (s *spool) behind() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.reading || len(s.backlog) > 0
+}
+
+// read returns what has no end in a segment. What is damaged in it is kept beside
+// it, and told of.
+func (s *spool) read(path string) (*segment, []frame) {
+	file, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		s.log.Error("entitlements: usage in Config.SpoolDir can't be read", "file", path, "error", err)
+		return nil, nil
+	}
+	g := &segment{path: path, file: file}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		s.log.Error("entitlements: usage in Config.SpoolDir can't be read", "file", path, "error", err)
+		_ = file.Close()
+		return nil, nil
+	}
+	g.size = len(data)
+	prefix, whole, foreign := readHeader(data)
+	if foreign != nil {
+		prefix = prefixIn(path)
+	}
+	g.prefix = prefix
+	var frames []frame
+	intact := 0
+	damaged := readSegment(data, prefix, func(f frame) {
+		intact++
+		if f.stage != stageSettled {
+			frames = append(frames, f)
+		}
+	})
+	switch {
+	case foreign != nil && intact == 0:
+		s.quarantine(path, data, len(data), foreign)
+	case foreign != nil:
+		s.quarantine(path, data, damaged+segmentHeader, foreign)
+	case damaged > 0:
+		s.quarantine(path, data, damaged, errDamaged)
+	case !whole:
+		s.quarantine(path, data, 0, errCut)
+	}
+	g.live.Store(int64(len(frames)))
+	s.mu.Lock()
+	s.filled = append([]*segment{g}, s.filled...)
+	s.mu.Unlock()
+	if len(frames) == 0 {
+		s.nudge() // it goes
+	}
+	return g, frames
+}
+
+// quarantine keeps a copy of a segment that is not whole, and tells of it.
+func (s *spool) quarantine(path string, data []byte, damaged int, why error) {
+	s.damaged.Add(uint64(damaged))
+	copied := path + ".damaged"
+	err := os.WriteFile(copied, data, 0o600)
+	s.log.Error("entitlements: part of Config.SpoolDir can't be read, what is intact is delivered",
+		"file", path, "reason", why, "bytes", damaged, "copy", copied, "copyError", err)
+}
+
+// prefixIn is the beginning of the IDs of a segment whose header is damaged: its
+// name says it too.
+func prefixIn(path string) string {
+	name := strings.TrimSuffix(filepath.Base(path), segmentSuffix)
+	_, id, _ := strings.Cut(name, "-")
+	return id + "-"
+}

@@ -358,6 +358,21 @@ func (c *Client) Flush(ctx context.Context) error {
 	return c.usage.flush(ctx)
 }
 
+// Redrive lets parked records be pending again, with the IDs that they have: dead
+// letters, and those in doubt, which the backend may have counted already if its
+// dedup window is over. It returns how many. With [Config.SpoolDir] those of
+// earlier runs and of processes that died are among them; without it the latest
+// 10 000 of this Client.
+//
+// The error is ctx's, [ErrClosed], or what the disk said; what was taken up by
+// then stays so. What there is no room for stays parked.
+func (c *Client) Redrive(ctx context.Context, f RedriveFilter) (int, error) {
+	if c.clock.closed() {
+		return 0, ErrClosed
+	}
+	return c.usage.redrive(ctx, &f)
+}
+
 // Close stops taking usage, delivers what is pending until ctx ends (without a
 // deadline: 30 s), then stops everything else. It is complete when it returns:
 // no goroutine of the Client is left, unless a Source, Sink or callback ignores

@@ -24,7 +24,7 @@ func (b *batcher) settle(records []*record, s settlement) (calls uint64) {
 	}
 	// Told last: who is told finds it in Stats.
 	var waiting []*report
-	var dead []Usage
+	var parked []Usage
 	var marks []mark
 	ended := make([]*cohort, 0, len(records))
 	for _, r := range records {
@@ -50,14 +50,20 @@ func (b *batcher) settle(records []*record, s settlement) (calls uint64) {
 		}
 		calls += n
 		ended = append(ended, r.cohort)
-		if s.dead {
-			dead = append(dead, u)
+		if s.dead || s.inDoubt {
+			parked = append(parked, u)
 		}
 		if r.report != nil {
 			waiting = append(waiting, r.report)
 		}
 	}
-	b.settledOnDisk(marks)
+	kind := ParkedInDoubt
+	if s.dead {
+		kind = ParkedDead
+	}
+	if len(parked) == 0 || b.park(kind, parked, s.err) {
+		b.settledOnDisk(marks)
+	}
 	switch {
 	case s.spooled:
 		b.tally.spooled.Add(calls)
@@ -73,8 +79,10 @@ func (b *batcher) settle(records []*record, s settlement) (calls uint64) {
 	for _, c := range ended {
 		c.open.Add(-1)
 	}
-	for _, u := range dead {
-		b.dead(u, s.err)
+	for _, u := range parked {
+		if s.dead {
+			b.dead(u, s.err)
+		}
 	}
 	for _, w := range waiting {
 		w.settle(s.err)

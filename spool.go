@@ -37,6 +37,9 @@ type spool struct {
 	log  *slog.Logger
 	wake chan struct{}
 
+	parking *parking
+	parked  func([]parkedLine) // is told what earlier processes parked
+
 	dir  string   // of the slot, "" until there is one; owned by the loop
 	slot *os.File // its lock
 
@@ -77,9 +80,10 @@ const (
 	slots      = 1 << 10
 )
 
-func newSpool(cfg *Config) *spool {
+func newSpool(cfg *Config, parking *parking, parked func([]parkedLine)) *spool {
 	return &spool{
 		root: cfg.SpoolDir, most: cfg.SpoolMaxBytes, sync: cfg.SpoolSync, log: cfg.Logger,
+		parking: parking, parked: parked,
 		wake: make(chan struct{}, 1), pass: &syncPass{done: make(chan struct{})},
 	}
 }
@@ -111,6 +115,10 @@ func (s *spool) open() error {
 			s.addBacklogLocked(path)
 		}
 		s.mu.Unlock()
+		s.adoptParked(dir)
+		if err := s.parking.open(dir); err != nil {
+			return err
+		}
 		s.adopt()
 		return nil
 	}
@@ -179,9 +187,6 @@ func (s *spool) adopt() {
 		if dir == s.dir || !e.IsDir() {
 			continue
 		}
-		if left, _ := segmentsIn(dir); len(left) == 0 {
-			continue
-		}
 		lock, err := lockSlot(dir)
 		if lock == nil || err != nil {
 			continue
@@ -197,9 +202,22 @@ func (s *spool) adopt() {
 			s.addBacklogLocked(to)
 			s.mu.Unlock()
 		}
+		s.adoptParked(dir)
 		syncDir(s.dir)
 		_ = lock.Close()
 	}
+}
+
+func (s *spool) adoptParked(slot string) {
+	lines, unreadable, err := s.parking.adopt(slot)
+	if unreadable > 0 {
+		s.damaged.Add(uint64(unreadable))
+		s.log.Error("entitlements: parked usage in Config.SpoolDir can't be read, its lines stay", "slot", slot, "bytes", unreadable)
+	}
+	if err != nil {
+		s.log.Error("entitlements: parked usage in Config.SpoolDir can't be taken over", "slot", slot, "error", err)
+	}
+	s.parked(lines)
 }
 
 // syncDir makes what was created in or moved to a directory survive the machine.

@@ -93,9 +93,18 @@ func readStage(w uint64, salt int) (s stage, seconds int64, ok bool) {
 	return s, seconds, s != 0 && w == stageWord(s, seconds, salt)
 }
 
-// countWord is a number of calls, with a check of it and of the quantity.
+// countWord is a number of calls, with 12 bits that check it and 20 that check it
+// and the quantity: where only the latter are wrong, the quantity was being
+// written when the process was killed.
 func countWord(quantity int64, calls uint32, salt int) uint64 {
-	return uint64(calls) | mix(uint64(quantity)^uint64(calls)<<32, uint64(salt))&^math.MaxUint32
+	return callsWord(calls, salt) | mix(uint64(quantity)^uint64(calls)<<32, uint64(salt))&^callsBits
+}
+
+const callsBits = 1<<44 - 1
+
+// callsWord has another check for every number that differs in one bit.
+func callsWord(calls uint32, salt int) uint64 {
+	return uint64(calls) | uint64((calls^calls>>12^calls>>24^uint32(salt))&0xfff)<<32
 }
 
 // mix spreads every bit of a over the result (the finalizer of MurmurHash3).
@@ -214,7 +223,8 @@ func (f *frame) readCount(b []byte) bool {
 	}
 	for half := range 2 {
 		// Nothing there yet, and the earlier one, are fine.
-		if w := words.Uint64(b[frameCount+16*half+8:]); !good[half] && w != 0 && calls[half] != f.calls-1 {
+		w := words.Uint64(b[frameCount+16*half+8:])
+		if !good[half] && w != 0 && (calls[half] != f.calls-1 || w&callsBits != callsWord(calls[half], f.at)) {
 			return false
 		}
 	}
@@ -285,7 +295,9 @@ func readSegment(b []byte, prefix string, each func(frame)) (damaged int) {
 		if hurt {
 			damaged += 16
 		}
-		each(f)
+		if f.calls > 0 { // how much it was is known
+			each(f)
+		}
 		at += size
 	}
 	if gap < 0 || len(b)-gap < 8 || words.Uint64(b[gap:]) == 0 && torn(b[gap:]) {

@@ -39,6 +39,7 @@ type batcher struct {
 	levels   *levels            // nil: nobody is told
 	holds    *holds
 	spool    *spool // nil: usage is only in memory
+	parking  parking
 
 	instance string // prefix of all IDs: unique to this Client
 	sequence atomic.Uint64
@@ -119,7 +120,7 @@ func newBatcher(cfg *Config, clock *clock, counters *stripes, books *books, runn
 	}
 	b.cohort.Store(new(cohort))
 	if cfg.SpoolDir != "" {
-		b.spool = newSpool(cfg)
+		b.spool = newSpool(cfg, &b.parking, b.found)
 	}
 	return b
 }

@@ -1,0 +1,105 @@
+package entitlements
+
+import (
+	"context"
+	"fmt"
+	"slices"
+)
+
+// RedriveFilter says which parked records [Client.Redrive] takes up. The zero
+// filter means all of them.
+type RedriveFilter struct {
+	Kind     Parked
+	Customer string // "" = any
+	Feature  string // "" = any
+	Most     int    // 0 = no bound
+}
+
+func (f *RedriveFilter) matches(l *parkedLine) bool {
+	return (f.Kind == ParkedAny || f.Kind == l.kind) &&
+		(f.Customer == "" || f.Customer == l.Customer) && (f.Feature == "" || f.Feature == l.Feature)
+}
+
+// redrive lets parked records be pending again: with their IDs, and all the time
+// of RetryFor.
+func (b *batcher) redrive(ctx context.Context, f *RedriveFilter) (records int, err error) {
+	if b.sink == nil {
+		return 0, nil
+	}
+	err = b.parking.take(f.matches, func(l *parkedLine) bool {
+		if ctx.Err() != nil || b.clock.closed() || f.Most > 0 && records >= f.Most || !b.readmit(l) {
+			return false
+		}
+		records++
+		return true
+	})
+	b.nudge()
+	switch {
+	case err != nil:
+		return records, fmt.Errorf("entitlements: redrive: %w", err)
+	case b.clock.closed():
+		return records, ErrClosed
+	}
+	if ctx.Err() != nil {
+		return records, fmt.Errorf("entitlements: redrive: %w", context.Cause(ctx))
+	}
+	return records, nil
+}
+
+// readmit makes a record of a parked one, and forgets what stood for it in the
+// view. It reports false when there is no room.
+func (b *batcher) readmit(l *parkedLine) bool {
+	if b.over(b.pending.Add(1)) {
+		b.pending.Add(-1)
+		return false
+	}
+	a := b.books.lock(hashOf(l.Customer), l.Customer)
+	defer a.mu.Unlock()
+	m := b.meterLocked(a, l.Feature)
+	r := &record{
+		piece: piece{quantity: l.Quantity, stamp: nanos(l.Time)}, meter: m,
+		calls: uint64(l.Calls), id: l.ID, properties: l.Properties,
+	}
+	if !b.take(r) {
+		b.pending.Add(-1)
+		return false
+	}
+	b.tally.parked(l.kind, -l.Calls)
+	if b.spool != nil {
+		b.spool.begin(r)
+	}
+	m.syncLocked()
+	m.records = slices.DeleteFunc(m.records, func(was *record) bool { return was.state == pieceLost && was.id == l.ID })
+	m.addLocked(r, int64(b.clock.tick))
+	m.publishLocked()
+	return true
+}
+
+// park keeps records that are tried no more.
+func (b *batcher) park(kind Parked, usage []Usage, reason error) bool {
+	lines := make([]parkedLine, len(usage))
+	for i := range usage {
+		lines[i] = parkedFrom(kind, &usage[i], reason)
+	}
+	err := b.parking.put(lines)
+	if err != nil {
+		b.cfg.Logger.Error("entitlements: usage that is given up can't be written to Config.SpoolDir", "error", err, "records", len(lines))
+	}
+	return err == nil
+}
+
+// found counts what an earlier process parked.
+func (b *batcher) found(lines []parkedLine) {
+	for i := range lines {
+		b.tally.restored.Add(uint64(lines[i].Calls))
+		b.tally.parked(lines[i].kind, lines[i].Calls)
+	}
+}
+
+func (t *usageTally) parked(kind Parked, calls int64) {
+	if kind == ParkedDead {
+		t.deadLettered.Add(uint64(calls))
+	} else {
+		t.inDoubt.Add(uint64(calls))
+	}
+}

@@ -1,8 +1,8 @@
 # Everything a change needs, locally and in CI. `make help` lists the targets.
 
 GO      ?= go
-TOOL    := GOWORK=off $(GO) tool -modfile=tools/go.mod
-MODULES := . # every module of go.work; tools/ is not one of them
+TOOL    := GOWORK=off $(GO) tool -modfile=$(CURDIR)/tools/go.mod
+MODULES := . chaos # every module of go.work; tools/ is not one of them
 FUZZ    ?= 5s
 RESULTS := bench/results
 
@@ -35,8 +35,9 @@ fuzz: ## Each fuzz target for FUZZ (5s)
 SOAK ?= 10m
 
 .PHONY: soak
-soak: ## The random tests for SOAK (10m); prints the seeds
+soak: ## The random tests for SOAK (10m), then those on a broken network for as long; prints the seeds
 	$(GO) test -race -run '^TestSoak$$' -soak $(SOAK) -count=1 -timeout 0 -v .
+	cd chaos && $(GO) test -race -run '^TestSoak$$' -soak $(SOAK) -laps 3 -count=1 -timeout 0 -v .
 
 .PHONY: lint
 lint: ## golangci-lint, gofumpt included
@@ -44,8 +45,9 @@ lint: ## golangci-lint, gofumpt included
 
 .PHONY: vet
 vet: ## go vet, and go fix has nothing to say
-	$(GO) vet ./...
-	@out=$$($(GO) fix -diff ./...); test -z "$$out" || { echo "$$out"; exit 1; }
+	@set -e; for m in $(MODULES); do cd $(CURDIR)/$$m; $(GO) vet ./...; \
+		out=$$($(GO) fix -diff ./...); test -z "$$out" || { echo "$$out"; exit 1; }; \
+	done
 
 .PHONY: tidy
 tidy: ## go.mod and go.sum are what the code needs

@@ -68,6 +68,7 @@ func TestStoredErrorsAreReplayed(t *testing.T) {
 		"500":            {entitlementstest.Fault{Status: 500}, 500, 0},
 		"500 after work": {entitlementstest.Fault{Status: 500, After: true}, 500, 1},
 		"503 of gateway": {entitlementstest.Fault{Status: 503, Gateway: true}, 202, 1},
+		"the same after": {entitlementstest.Fault{Status: 503, Gateway: true, After: true}, 202, 1},
 		"429":            {entitlementstest.Fault{Status: 429, RetryAfter: time.Second}, 202, 1},
 		"401":            {entitlementstest.Fault{Status: 401}, 202, 1},
 		"reset":          {entitlementstest.Fault{Reset: true}, 202, 1},

@@ -44,7 +44,8 @@ type Fault struct {
 	RetryAfter time.Duration
 
 	// Gateway says that Status comes from something in front of the API: it is
-	// never stored, and its body is HTML.
+	// never stored, and its body is HTML. With After the API's own answer is
+	// stored, which the gateway has lost.
 	Gateway bool
 
 	// Body replaces the body of the answer and keeps the status: wrong JSON. The

@@ -132,14 +132,20 @@ func (b *Billing) respond(x *exchange) (a answer) {
 	if !f.After {
 		b.strike(x)
 	}
-	if f.Status == 0 || f.After {
+	answered := f.Status == 0 || f.After
+	if answered {
 		a, accepted = b.work(x)
 	}
+	// A gateway changes what arrives, and not what the API has answered and keeps.
+	own := a
 	if f.Status != 0 {
 		a = x.faultAnswer()
+		if !f.Gateway {
+			own, answered = a, true
+		}
 	}
-	if keyed && !f.Gateway && stores(a.status) {
-		b.keys.finish(key, a, accepted)
+	if keyed && answered && stores(own.status) {
+		b.keys.finish(key, own, accepted)
 	}
 	// Only now, with the answer stored: a client that lost it gets it with its
 	// next attempt.

@@ -3,6 +3,8 @@ package entitlements
 import (
 	"bytes"
 	"context"
+	"errors"
+	"os"
 	"time"
 )
 
@@ -95,4 +97,11 @@ func RestoreSnapshot(content []byte, maxCustomers int) (customers int, err error
 			return customers < maxCustomers
 		})
 	return customers, err
+}
+
+// RefuseMapping lets the system refuse to lock memory, until restore is called.
+func RefuseMapping() (restore func()) {
+	was := mapSegment
+	mapSegment = func(*os.File, int) ([]byte, error) { return nil, errors.ErrUnsupported }
+	return func() { mapSegment = was }
 }

@@ -49,10 +49,6 @@ func (b *batcher) redrive(ctx context.Context, f *RedriveFilter) (records int, e
 // readmit makes a record of a parked one, and forgets what stood for it in the
 // view. It reports false when there is no room.
 func (b *batcher) readmit(l *parkedLine) bool {
-	if b.over(b.pending.Add(1)) {
-		b.pending.Add(-1)
-		return false
-	}
 	a := b.books.lock(hashOf(l.Customer), l.Customer)
 	defer a.mu.Unlock()
 	m := b.meterLocked(a, l.Feature)
@@ -60,14 +56,10 @@ func (b *batcher) readmit(l *parkedLine) bool {
 		piece: piece{quantity: l.Quantity, stamp: nanos(l.Time)}, meter: m,
 		calls: uint64(l.Calls), id: l.ID, properties: l.Properties,
 	}
-	if !b.take(r) {
-		b.pending.Add(-1)
+	if _, ok := b.admit(r); !ok {
 		return false
 	}
 	b.tally.parked(l.kind, -l.Calls)
-	if b.spool != nil {
-		b.spool.begin(r)
-	}
 	m.syncLocked()
 	m.records = slices.DeleteFunc(m.records, func(was *record) bool { return was.state == pieceLost && was.id == l.ID })
 	m.addLocked(r, int64(b.clock.tick))

@@ -230,15 +230,26 @@ func syncDir(dir string) {
 }
 
 // begin gives a record a frame. Its account's lock is held. Where there is no
-// room now the record is in memory only, until there is.
-func (s *spool) begin(r *record) {
+// segment now the record is in memory only, until there is. It reports false, and
+// has done nothing, when there is no room by SpoolMaxBytes, or too many are in
+// memory only.
+func (s *spool) begin(r *record, mostUnsaved int) bool {
 	if s.placeLocked(r) {
-		return
+		return true
 	}
-	s.mu.Lock()
-	s.unsaved = append(s.unsaved, r)
-	s.mu.Unlock()
 	s.nudge()
+	if !s.room(mostUnsaved) {
+		return false
+	}
+	s.later(r)
+	return true
+}
+
+// later is for a record that is in memory only.
+func (s *spool) later(r *record) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.unsaved = append(s.unsaved, r)
 }
 
 // placeLocked gives a record a frame, if there is room. Its account's lock is
@@ -292,15 +303,19 @@ func (s *spool) nudge() {
 
 // room reports whether another record may be kept.
 func (s *spool) room(mostUnsaved int) bool {
-	if !s.full.Load() && !s.degraded.Load() {
-		return true
-	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.active != nil || len(s.spare) > 0 {
+	if len(s.spare) > 0 {
 		return true
 	}
-	return !s.full.Load() && len(s.unsaved) < mostUnsaved
+	return s.bytes+segmentSize <= s.most && len(s.unsaved) < mostUnsaved
+}
+
+// pressed reports whether records wait for room on disk, which others must make.
+func (s *spool) pressed() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.unsaved) > 0 && len(s.spare) == 0 && s.bytes+segmentSize > s.most
 }
 
 // run makes segments before they are needed, syncs, and cleans up. Owned by New,

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"maps"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -222,20 +223,12 @@ func (b *batcher) countLocked(m *meter, u *Usage, waiter *report, now int64) (dr
 	if b.sink == nil {
 		b.endLocalLocked(m.account, now) // one that ended must not keep its successor out
 	}
-	if b.over(b.pending.Add(1)) && (b.cfg.Overflow == DropNewest || b.sink == nil) {
-		b.pending.Add(-1)
-		return dropOverflow, false
-	}
 	r := &record{
 		piece: piece{quantity: u.Quantity, stamp: stamp},
 		meter: m, calls: 1, id: strings.Clone(u.ID), properties: maps.Clone(u.Properties), report: waiter,
 	}
-	if !b.take(r) {
-		b.pending.Add(-1)
-		return dropClosed, false
-	}
-	if b.spool != nil {
-		b.spool.begin(r)
+	if why, ok := b.admit(r); !ok {
+		return why, false
 	}
 	m.addLocked(r, int64(b.clock.tick))
 	if folds {
@@ -245,10 +238,33 @@ func (b *batcher) countLocked(m *meter, u *Usage, waiter *report, now int64) (dr
 	return 0, true
 }
 
-// over reports whether so many records are more than there is room for.
+// admit lets a new record wait to be delivered, or says why not.
+func (b *batcher) admit(r *record) (dropReason, bool) {
+	over := b.over(b.pending.Add(1))
+	if b.spool != nil {
+		over = !b.spool.begin(r, b.cfg.MaxPending)
+	}
+	if over && (b.cfg.Overflow == DropNewest || b.sink == nil) {
+		b.pending.Add(-1)
+		return dropOverflow, false
+	}
+	if b.take(r) {
+		if over && b.spool != nil {
+			b.spool.later(r)
+		}
+		return 0, true
+	}
+	b.pending.Add(-1)
+	if r.segment != nil {
+		b.settledOnDisk(r.markLocked(nil, stageSettled, b.clock.precise()))
+	}
+	return dropClosed, false
+}
+
+// over reports whether there are more records than there is room for.
 func (b *batcher) over(records int64) bool {
 	if b.spool != nil {
-		return !b.spool.room(b.cfg.MaxPending)
+		return b.spool.pressed()
 	}
 	return records > int64(b.cfg.MaxPending)
 }
@@ -300,7 +316,8 @@ func (b *batcher) endOf(m *meter, stamp int64) int64 {
 	return end
 }
 
-// makeRoom drops the oldest record that is not being sent.
+// makeRoom drops the oldest record that is not being sent; with a spool, those
+// that are in one segment with it.
 func (b *batcher) makeRoom() {
 	b.mu.Lock()
 	if len(b.ready) == 0 {
@@ -310,10 +327,21 @@ func (b *batcher) makeRoom() {
 		b.mu.Unlock()
 		return // all of it is being sent or tried again: at most FlushConcurrency batches
 	}
-	oldest := b.ready[0]
-	b.ready[0], b.ready = nil, b.ready[1:]
+	oldest := b.ready[:1:1]
+	if g := oldest[0].segment; g == nil {
+		b.ready = b.ready[1:]
+	} else {
+		// The disk has room when nothing in a segment is left.
+		oldest = nil
+		b.ready = slices.DeleteFunc(b.ready, func(r *record) bool {
+			if r.segment == g {
+				oldest = append(oldest, r)
+			}
+			return r.segment == g
+		})
+	}
 	b.mu.Unlock()
-	b.settle([]*record{oldest}, settlement{state: pieceLost, drop: dropOverflow, err: errDropped[dropOverflow]})
+	b.settle(oldest, settlement{state: pieceLost, drop: dropOverflow, err: errDropped[dropOverflow]})
 }
 
 // kick lets the loop gather and dispatch now.

@@ -24,6 +24,7 @@ type record struct {
 	properties map[string]string
 	first      int64    // precise: first attempt of all; 0 = none yet
 	unknown    int64    // precise: first attempt without an answer that tells; 0 = none
+	spilt      bool     // stands for records that are on disk only: see batcher.spill
 	allowed    bool     // a policy allowed some of it, and no grant was known
 	segment    *segment // where it is on disk, nil when it is not
 	at         int      // in the segment

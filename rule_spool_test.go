@@ -8,9 +8,11 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -363,4 +365,78 @@ func TestSpool_ItsSizeIsTheBound(t *testing.T) {
 			})
 		})
 	}
+}
+
+// An outage costs disk and no memory: records go to the disk alone, count in the
+// local view all the same, and are all delivered when it is over.
+func TestSpool_ALongOutageCostsNoMemory(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		sink := entitlementstest.NewSink()
+		var up atomic.Bool
+		// It remembers nothing of what it refuses.
+		gate := SinkFunc(func(ctx context.Context, batch Batch) error {
+			if !up.Load() {
+				return Unsent(errSinkDown)
+			}
+			return sink.Deliver(ctx, batch)
+		})
+		const pairs, limit = 100, 1 << 40
+		grants := map[string]map[string]Grant{}
+		for i := range pairs {
+			grants[strconv.Itoa(i)] = map[string]Grant{"api": usageGrant(limit, 0)}
+		}
+		src := entitlementstest.NewSource(grants)
+		c := spooled(t, dir, gate, Config{Source: src, MaxPending: 1000, TTL: time.Hour, MaxStale: 12 * time.Hour, SpoolSync: time.Minute})
+		for customer := range grants {
+			_, err := c.Load(t.Context(), customer)
+			require.NoError(t, err)
+		}
+		total := int64(0)
+		outage := func(d time.Duration) {
+			for end := time.Now().Add(d); time.Now().Before(end); time.Sleep(10 * time.Second) {
+				for i := range pairs {
+					if i%2 == 0 {
+						require.True(t, c.Use(strconv.Itoa(i), "api", 1).Allowed)
+					} else {
+						c.Track(strconv.Itoa(i), "api", 1)
+					}
+				}
+				total++
+			}
+			synctest.Wait()
+			for i := range pairs {
+				require.Equal(t, total, c.Decide(strconv.Itoa(i), "api").Used)
+			}
+		}
+		outage(40 * time.Minute)
+		before := heapInUse()
+		outage(2 * time.Hour)
+		grown := heapInUse() - before
+		require.Less(t, grown, int64(4<<20), "%d records more", 2*60*pairs)
+		u := c.Stats().Usage
+		require.EqualValues(t, pairs*total, u.Pending)
+		require.Zero(t, u.Dropped)
+
+		flushed := make(chan error, 1)
+		go func() { flushed <- c.Flush(t.Context()) }()
+		time.Sleep(time.Minute)
+		require.Empty(t, flushed, "the outage goes on")
+		up.Store(true)
+		require.NoError(t, <-flushed)
+		for i := range pairs {
+			require.Equal(t, total, sink.Total(strconv.Itoa(i), "api"))
+		}
+		require.Zero(t, sink.Duplicates())
+		drain(t, c)
+		require.Empty(t, filesIn(t, dir))
+	})
+}
+
+func heapInUse() int64 {
+	var m runtime.MemStats
+	runtime.GC()
+	runtime.GC()
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
 }

@@ -148,6 +148,8 @@ func (b *batcher) flush(ctx context.Context) error {
 		switch {
 		case done && lost > 0: // Close came and gave up
 			return &UndeliveredError{Delivered: b.tally.delivered.Load() - before, Lost: lost, Err: ErrClosed}
+		case done && b.spool != nil && b.spool.behind():
+			return b.flush(ctx) // some of it went back to the disk meanwhile
 		case done:
 			return nil
 		}
@@ -213,7 +215,7 @@ func (b *batcher) pendingCalls() (calls uint64) {
 	}
 	b.mu.Unlock()
 	b.eachRecord(records, func(r *record) { calls += r.calls })
-	return calls + b.localCalls() + b.tally.spooled.Load()
+	return calls + b.localCalls() + b.tally.spooled.Load() + b.tally.spilt.Load()
 }
 
 // localCalls counts the calls that no Sink will ever take.
@@ -279,6 +281,7 @@ func (b *batcher) close(ctx context.Context) error {
 		end.err = ErrClosed // it survives the process, maybe not the machine
 	}
 	b.settle(kept, end)
+	b.tally.spooled.Add(b.tally.spilt.Swap(0))
 	b.settle(doubtful, settlement{state: pieceLost, inDoubt: true, err: errInDoubt})
 	lost := b.settle(unsent, settlement{state: pieceLost, drop: dropUndelivered, err: ErrClosed})
 	lost += b.tally.inDoubt.Load() - doubtBefore

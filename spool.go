@@ -54,7 +54,7 @@ type spool struct {
 	spare   []*segment
 	filled  []*segment // no more frames are put in
 	unsaved []*record  // they are only in memory
-	backlog []string   // segments of earlier processes, oldest first
+	backlog []leftover // segments that wait to be read, oldest first
 	bytes   int64      // of all segments
 	wanted  int        // bytes that a record needs, more than a segment has
 	pass    *syncPass  // the next one
@@ -172,7 +172,7 @@ func (s *spool) addBacklogLocked(path string) {
 	if info, err := os.Stat(path); err == nil {
 		s.bytes += info.Size()
 	}
-	s.backlog = append(s.backlog, path)
+	s.backlog = append(s.backlog, leftover{path: path})
 }
 
 // adopt takes over what is in slots that nobody has locked.
@@ -243,6 +243,23 @@ func (s *spool) begin(r *record, mostUnsaved int) bool {
 	}
 	s.later(r)
 	return true
+}
+
+// isFilled reports whether nothing more is put into a segment, nor changes in it.
+func (s *spool) isFilled(g *segment) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return g != s.active && g.folds.Load() == 0
+}
+
+// leave notes that the records of segments are not in memory any more.
+func (s *spool) leave(segments map[*segment]bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for g := range segments {
+		s.backlog = append(s.backlog, leftover{g.path, g})
+	}
+	slices.SortFunc(s.backlog, func(a, b leftover) int { return strings.Compare(filepath.Base(a.path), filepath.Base(b.path)) })
 }
 
 // later is for a record that is in memory only.

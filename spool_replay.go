@@ -8,49 +8,73 @@ import (
 	"time"
 )
 
-// replay lets the records of earlier processes go on where they stopped, a
-// segment at a time, while there is room in memory. What was sent without an
-// answer is tried again as what was sent then: with its ID, and only for as long
-// as the sink dedupes.
+// leftover is a segment whose records are not in memory: an earlier process
+// made it, or this one, and let go of its records.
+type leftover struct {
+	path  string
+	spilt *segment // nil for one of an earlier process
+}
+
+// replay takes up the records of segments that are not in memory, a segment at a
+// time, while there is room in memory. Those of earlier processes go on where they
+// stopped: what was sent without an answer is tried again as what was sent then,
+// with its ID, and only for as long as the sink dedupes.
 func (b *batcher) replay(now int64) {
-	for b.pending.Load() < int64(max(1, b.cfg.MaxPending/2)) {
-		path, ok := b.spool.next()
+	for {
+		press := b.cfg.Overflow == DropOldest && b.spool.pressed()
+		if !press && b.pending.Load() >= int64(max(1, b.cfg.MaxPending/2)) {
+			return
+		}
+		l, ok := b.spool.next()
 		if !ok {
 			return
 		}
-		g, frames := b.spool.read(path)
-		var fresh, sent []*record
-		var calls uint64
-		for i := range frames {
-			r := b.resume(g, &frames[i], now)
-			calls += r.calls
-			if r.sent != 0 {
-				sent = append(sent, r)
-			} else {
-				fresh = append(fresh, r)
+		fresh, sent := b.takeUp(l, now)
+		b.mu.Lock()
+		shut := b.shut
+		if !shut && !press {
+			b.ready = append(b.ready, fresh...)
+			for len(sent) > 0 {
+				n := min(len(sent), b.limits.MaxBatch)
+				b.retries = append(b.retries, b.newDelivery(sent[:n:n]))
+				sent = sent[n:]
 			}
 		}
-		b.tally.restored.Add(calls)
-		b.mu.Lock()
-		if b.shut {
-			b.mu.Unlock()
-			b.settle(append(fresh, sent...), settlement{state: pieceLost, spooled: true})
-			return
-		}
-		b.ready = append(b.ready, fresh...)
-		for len(sent) > 0 {
-			n := min(len(sent), b.limits.MaxBatch)
-			b.retries = append(b.retries, b.newDelivery(sent[:n:n]))
-			sent = sent[n:]
-		}
 		b.mu.Unlock()
-		b.spool.replayed()
+		switch {
+		case shut:
+			b.settle(append(fresh, sent...), settlement{state: pieceLost, spooled: true})
+		case press:
+			b.settle(append(fresh, sent...), settlement{state: pieceLost, drop: dropOverflow, err: errDropped[dropOverflow]})
+		}
+		b.spool.taken()
 		b.announce()
 	}
 }
 
+// takeUp makes records of what has no end in a segment.
+func (b *batcher) takeUp(l leftover, now int64) (fresh, sent []*record) {
+	g, frames := b.spool.read(l)
+	var calls uint64
+	for i := range frames {
+		r := b.resume(g, &frames[i], now, l.spilt != nil)
+		calls += r.calls
+		if r.sent != 0 {
+			sent = append(sent, r)
+		} else {
+			fresh = append(fresh, r)
+		}
+	}
+	if l.spilt != nil {
+		b.tally.spilt.Add(-calls)
+	} else {
+		b.tally.restored.Add(calls)
+	}
+	return fresh, sent
+}
+
 // resume makes a record of a frame.
-func (b *batcher) resume(g *segment, f *frame, now int64) *record {
+func (b *batcher) resume(g *segment, f *frame, now int64, spilt bool) *record {
 	a := b.books.lock(hashOf(f.customer), f.customer)
 	defer a.mu.Unlock()
 	r := &record{
@@ -66,6 +90,9 @@ func (b *batcher) resume(g *segment, f *frame, now int64) *record {
 	}
 	r.cohort.open.Add(1)
 	b.pending.Add(1)
+	if spilt {
+		r.meter.unspillLocked(r)
+	}
 	r.meter.addLocked(r, int64(b.clock.tick))
 	return r
 }
@@ -91,25 +118,26 @@ func secondsOf(precise, now int64) int64 {
 	return max(1, (time.Now().UnixNano()-(now-precise))/int64(time.Second))
 }
 
-// next takes the oldest segment of an earlier process.
-func (s *spool) next() (path string, ok bool) {
+// next takes the oldest segment that waits to be read.
+func (s *spool) next() (l leftover, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.backlog) == 0 {
-		return "", false
+		return l, false
 	}
-	path, s.backlog = s.backlog[0], s.backlog[1:]
+	l, s.backlog = s.backlog[0], s.backlog[1:]
 	s.reading = true
-	return path, true
+	return l, true
 }
 
-func (s *spool) replayed() {
+// taken says that what next returned is in memory.
+func (s *spool) taken() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.reading = false
 }
 
-// behind reports whether segments of earlier processes wait.
+// behind reports whether segments wait to be read.
 func (s *spool) behind() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -118,20 +146,22 @@ func (s *spool) behind() bool {
 
 // read returns what has no end in a segment. What is damaged in it is kept beside
 // it, and told of.
-func (s *spool) read(path string) (*segment, []frame) {
-	file, err := os.OpenFile(path, os.O_RDWR, 0)
-	if err != nil {
-		s.log.Error("entitlements: usage in Config.SpoolDir can't be read", "file", path, "error", err)
-		return nil, nil
-	}
-	g := &segment{path: path, file: file}
+func (s *spool) read(l leftover) (*segment, []frame) {
+	path := l.path
 	data, err := os.ReadFile(path)
 	if err != nil {
 		s.log.Error("entitlements: usage in Config.SpoolDir can't be read", "file", path, "error", err)
-		_ = file.Close()
 		return nil, nil
 	}
-	g.size = len(data)
+	g := l.spilt
+	if g == nil {
+		file, err := os.OpenFile(path, os.O_RDWR, 0)
+		if err != nil {
+			s.log.Error("entitlements: usage in Config.SpoolDir can't be written", "file", path, "error", err)
+			return nil, nil
+		}
+		g = &segment{path: path, file: file, size: len(data)}
+	}
 	prefix, whole, foreign := readHeader(data)
 	if foreign != nil {
 		prefix = prefixIn(path)
@@ -156,9 +186,11 @@ func (s *spool) read(path string) (*segment, []frame) {
 		s.quarantine(path, data, 0, errCut)
 	}
 	g.live.Store(int64(len(frames)))
-	s.mu.Lock()
-	s.filled = append([]*segment{g}, s.filled...)
-	s.mu.Unlock()
+	if l.spilt == nil {
+		s.mu.Lock()
+		s.filled = append([]*segment{g}, s.filled...)
+		s.mu.Unlock()
+	}
 	if len(frames) == 0 {
 		s.nudge() // it goes
 	}

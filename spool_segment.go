@@ -29,6 +29,7 @@ type segment struct {
 	next   int          // where the next frame begins; guarded by spool.mu
 	live   atomic.Int64 // records that are not settled
 	folds  atomic.Int64 // records that are open: their counts change
+	dirty  atomic.Bool  // something was stored since the last sync; a count does not say
 	broken atomic.Bool  // a write or an fsync failed: nothing more is put in
 
 	mu     sync.Mutex // guards mapped, and the stores that may find it gone
@@ -100,6 +101,7 @@ func (s *segment) commitLocked(f *frame) {
 	f.at = s.next
 	s.next += f.sizeOf()
 	s.live.Add(1)
+	s.dirty.Store(true)
 	w := f.put(s.mem)
 	s.word(f.at).Store(w)
 }
@@ -134,6 +136,7 @@ func (s *segment) count(at int, quantity int64, calls uint32) {
 func (s *segment) mark(at int, to stage, unknown, first int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.dirty.Store(true)
 	w, tried := stageWord(to, unknown, at), stageWord(stageSent, first, at)
 	if s.mem != nil {
 		s.word(at + frameFirst).Store(tried)
@@ -153,8 +156,9 @@ func (s *segment) mark(at int, to stage, unknown, first int64) {
 // sync makes what was stored survive the machine. A descriptor is not synced
 // again after that failed: the kernel may have dropped what it could not write.
 func (s *segment) sync() error {
-	if s.broken.Load() {
-		return nil // told already
+	folds := s.folds.Load() > 0 // looked at first: what is folded meanwhile is synced next time
+	if s.broken.Load() || !s.dirty.Swap(folds) && !folds {
+		return nil // told already, or clean
 	}
 	s.mu.Lock()
 	var err error

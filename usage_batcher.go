@@ -80,8 +80,10 @@ type intake struct {
 
 // usageTally counts calls by where they ended up.
 type usageTally struct {
-	restored, delivered, inDoubt, deadLettered, spooled atomic.Uint64
-	dropped                                             [dropReasons]atomic.Uint64
+	restored, delivered, inDoubt, deadLettered atomic.Uint64
+	spooled                                    atomic.Uint64 // left to the next run
+	spilt                                      atomic.Uint64 // pending, and on disk only
+	dropped                                    [dropReasons]atomic.Uint64
 }
 
 type dropReason uint8
@@ -366,7 +368,7 @@ func (b *batcher) run(ctx context.Context) {
 	timer := time.NewTimer(min(b.cfg.FlushInterval, b.cfg.ReservationTTL))
 	defer timer.Stop()
 	due := b.clock.precise() + int64(b.cfg.FlushInterval)
-	swept, shard := int64(0), 0
+	swept, shard, spills := int64(0), 0, int64(0)
 	for {
 		select {
 		case <-ctx.Done():
@@ -383,6 +385,10 @@ func (b *batcher) run(ctx context.Context) {
 			due = now + int64(b.cfg.FlushInterval)
 		}
 		if b.spool != nil {
+			if now >= spills { // it looks at all records, and those of a minute still fold
+				spills = now + int64(time.Minute)
+				b.spill()
+			}
 			b.replay(now)
 		}
 		wait := b.dispatch(ctx, now)

@@ -1,0 +1,131 @@
+package entitlements
+
+import (
+	"slices"
+	"time"
+)
+
+// spill lets go of records that are on disk, when more than MaxPending wait in
+// memory: segments full of such as were never sent, the latest ones. They count in
+// the local view as they did, in one sum for each meter and day, and are read
+// again when there is room. So an outage costs disk, and no memory.
+func (b *batcher) spill() {
+	most := int64(b.cfg.MaxPending)
+	if b.pending.Load() <= most {
+		return
+	}
+	spilt := b.spillable(b.pending.Load() - most/4*3)
+	var calls uint64
+	segments := make(map[*segment]bool)
+	for _, r := range spilt {
+		a := r.meter.account
+		a.mu.Lock()
+		calls += r.calls
+		r.meter.spillLocked(r)
+		a.mu.Unlock()
+		segments[r.segment] = true
+	}
+	b.tally.spilt.Add(calls)
+	b.pending.Add(-int64(len(spilt)))
+	b.spool.leave(segments)
+	for _, r := range spilt {
+		r.cohort.open.Add(-1) // who waits for it finds that the spool is behind
+	}
+}
+
+// spillable takes records out of ready, about so many: all of a segment, or none.
+func (b *batcher) spillable(wanted int64) (spilt []*record) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	idle := make(map[*segment]int64) // how many of a segment's records may go
+	b.eachRecord(b.ready, func(r *record) {
+		if r.restsLocked(b.clock.coarse.Load()) {
+			idle[r.segment]++
+		}
+	})
+	going := make(map[*segment]bool)
+	for _, r := range slices.Backward(b.ready) {
+		g := r.segment
+		if wanted <= 0 {
+			break
+		}
+		if g != nil && !going[g] && idle[g] == g.live.Load() && b.spool.isFilled(g) {
+			going[g] = true
+			wanted -= idle[g]
+		}
+	}
+	b.ready = slices.DeleteFunc(b.ready, func(r *record) bool {
+		if going[r.segment] {
+			spilt = append(spilt, r)
+		}
+		return going[r.segment]
+	})
+	return spilt
+}
+
+// restsLocked reports whether a record may be let go of: it is on disk, was never
+// sent, nobody waits for it, and nothing is folded into it any more.
+func (r *record) restsLocked(coarse int64) bool {
+	m := r.meter
+	if r.segment == nil || r.sent != 0 || r.report != nil || r.waived != 0 || m.fold == AggregateLast {
+		return false
+	}
+	if m.open == r && coarse >= m.until {
+		m.sealLocked()
+	}
+	return m.open != r
+}
+
+// spillLocked lets a sum count for a record.
+func (m *meter) spillLocked(r *record) {
+	sum := m.spiltLocked(r, func(sum *record) bool { return saturate(sum.quantity, r.quantity) != Unlimited })
+	if sum == nil {
+		sum = &record{meter: m, spilt: true, piece: piece{stamp: r.stamp}}
+		m.records = append(m.records, sum)
+	}
+	if m.fold == AggregateMax {
+		sum.quantity = max(sum.quantity, r.quantity)
+	} else {
+		sum.quantity += r.quantity
+	}
+	sum.calls += r.calls
+	sum.stamp = max(sum.stamp, r.stamp)
+	m.records = slices.DeleteFunc(m.records, func(other *record) bool { return other == r })
+	m.recountAllLocked()
+}
+
+// unspillLocked takes a record, which is about to count by itself, off the sum.
+func (m *meter) unspillLocked(r *record) {
+	sum := m.spiltLocked(r, func(sum *record) bool { return sum.calls >= r.calls })
+	if sum == nil {
+		return
+	}
+	if sum.calls -= r.calls; sum.calls == 0 {
+		m.records = slices.DeleteFunc(m.records, func(other *record) bool { return other == sum })
+	}
+	if m.fold == AggregateSum {
+		sum.quantity -= r.quantity
+	}
+	m.recountAllLocked()
+}
+
+// spiltLocked finds the sum of the day and the period of a record.
+func (m *meter) spiltLocked(r *record, fits func(*record) bool) *record {
+	day := int64(24 * time.Hour)
+	for _, sum := range m.records {
+		if sum.spilt && sum.stamp/day == r.stamp/day && m.figure.period(sum.stamp) == m.figure.period(r.stamp) && fits(sum) {
+			return sum
+		}
+	}
+	return nil
+}
+
+func (m *meter) recountAllLocked() {
+	m.syncLocked()
+	for _, r := range m.records {
+		if r.spilt {
+			r.counted, r.counts = m.figure.missing(&r.piece, 0)
+		}
+	}
+	m.publishLocked()
+}

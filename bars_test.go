@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math"
 	"runtime"
+	"runtime/metrics"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -151,6 +152,11 @@ func TestBars(t *testing.T) {
 	t.Run("track", func(t *testing.T) { barTrack(t, b) })
 	t.Run("use", func(t *testing.T) { barUse(t, b) })
 	t.Run("limits", func(t *testing.T) { barLimits(t, b) })
+	t.Run("spool", func(t *testing.T) { barSpool(t, b) })
+	t.Run("crash", func(t *testing.T) { barCrash(t, b) })
+	t.Run("reopen", func(t *testing.T) { barReopen(t, b) })
+	t.Run("restore", func(t *testing.T) { barRestore(t, b) })
+	t.Run("outage on disk", func(t *testing.T) { barOutageOnDisk(t, b) })
 	t.Run("memory", func(t *testing.T) { barMemory(t, b) })
 	t.Run("stampede", func(t *testing.T) { barStampede(t, b) })
 	t.Run("warm", func(t *testing.T) { barWarm(t, b) })
@@ -318,6 +324,13 @@ func liveHeap() int64 {
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
 	return int64(m.HeapAlloc)
+}
+
+// heapNow is what is in use and not yet collected.
+func heapNow() int64 {
+	s := []metrics.Sample{{Name: "/memory/classes/heap/objects:bytes"}}
+	metrics.Read(s)
+	return int64(s[0].Value.Uint64())
 }
 
 // slowSource counts fetches and takes its time.

@@ -36,10 +36,12 @@ func TestCrash_KilledAtAnyMomentLosesNothing(t *testing.T) {
 	if testing.Short() {
 		runs = 5
 	}
-	crash(t, runs, rand.Uint64())
+	begun, counted, billed := crash(t, runs, rand.Uint64())
+	t.Logf("%d counted, %d billed, %d begun, in %d runs", counted, billed, begun, runs)
 }
 
-func crash(t *testing.T, runs int, seed uint64) {
+func crash(t *testing.T, runs int, seed uint64) (begun, counted, billed int64) {
+	t.Helper()
 	t.Logf("seed %d", seed)
 	rng := rand.New(rand.NewPCG(seed, 1))
 	billing := entitlementstest.NewBilling(entitlementstest.BillingConfig{})
@@ -48,7 +50,6 @@ func crash(t *testing.T, runs int, seed uint64) {
 		billing.Put(crashCustomer(i), map[string]Grant{"calls": {Kind: KindMetered, Enabled: true, Limit: Unlimited}})
 	}
 	dir := filepath.Join(t.TempDir(), "spool")
-	var begun, counted int64
 	for range runs {
 		b, c := killed(t, billing, dir, time.Duration(rng.Int64N(int64(120*time.Millisecond))))
 		begun, counted = begun+b, counted+c
@@ -60,13 +61,12 @@ func crash(t *testing.T, runs int, seed uint64) {
 	u := c.Stats().Usage
 	require.Zero(t, u.InDoubt+u.DeadLettered+u.Dropped+u.Unreadable, "%+v", u)
 	require.NoError(t, c.Close(ctx))
-	var total int64
 	for i := range crashCustomers {
-		total += billing.Total(crashCustomer(i), "calls")
+		billed += billing.Total(crashCustomer(i), "calls")
 	}
-	t.Logf("%d counted, %d billed, %d begun, in %d runs", counted, total, begun, runs)
-	require.GreaterOrEqual(t, total, counted, "lost")
-	require.LessOrEqual(t, total, begun, "billed twice")
+	require.GreaterOrEqual(t, billed, counted, "lost")
+	require.LessOrEqual(t, billed, begun, "billed twice")
+	return begun, counted, billed
 }
 
 func crashCustomer(i int) string { return fmt.Sprintf("customer-%d", i) }

@@ -82,6 +82,7 @@ func New(cfg Config) (*Client, error) {
 	c.loops.Go(func() { c.refresher.run(ctx) })
 	if s := c.usage.spool; s != nil {
 		s.start()
+		c.usage.nudge() // what an earlier run left goes at once
 		c.loops.Go(func() { s.run(ctx) })
 	}
 	c.loops.Go(func() { c.usage.run(ctx) })

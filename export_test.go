@@ -3,6 +3,7 @@ package entitlements
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"errors"
 	"os"
 	"time"
@@ -104,4 +105,13 @@ func RefuseMapping() (restore func()) {
 	was := mapSegment
 	mapSegment = func(*os.File, int) ([]byte, error) { return nil, errors.ErrUnsupported }
 	return func() { mapSegment = was }
+}
+
+// CopySegment is a segment like another, with IDs of its own.
+func CopySegment(data []byte) []byte {
+	var id [segmentID]byte
+	_, _ = rand.Read(id[:])
+	data = bytes.Clone(data)
+	putHeader(data, id)
+	return data
 }

@@ -8,7 +8,6 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -410,9 +409,9 @@ func TestSpool_ALongOutageCostsNoMemory(t *testing.T) {
 			}
 		}
 		outage(40 * time.Minute)
-		before := heapInUse()
+		before := liveHeap()
 		outage(2 * time.Hour)
-		grown := heapInUse() - before
+		grown := liveHeap() - before
 		require.Less(t, grown, int64(4<<20), "%d records more", 2*60*pairs)
 		u := c.Stats().Usage
 		require.EqualValues(t, pairs*total, u.Pending)
@@ -431,12 +430,4 @@ func TestSpool_ALongOutageCostsNoMemory(t *testing.T) {
 		drain(t, c)
 		require.Empty(t, filesIn(t, dir))
 	})
-}
-
-func heapInUse() int64 {
-	var m runtime.MemStats
-	runtime.GC()
-	runtime.GC()
-	runtime.ReadMemStats(&m)
-	return int64(m.HeapAlloc)
 }

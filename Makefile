@@ -24,7 +24,7 @@ bench: ## Measure the bars (minutes; a quiet machine) and keep the raw output
 		grep -v '^raw' $(RESULTS)/bars.txt; exit $$status
 
 .PHONY: fuzz
-fuzz: ## Each fuzz target for FUZZ (5s)
+fuzz: ## Each fuzz target for FUZZ (5s); weekly in CI: make fuzz FUZZ=60s
 	@set -e; for pkg in $$($(GO) list ./...); do \
 		for target in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
 			echo "fuzz $$pkg $$target"; \

@@ -197,8 +197,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	c.Track.validate(fail, c.PropertiesField)
 	for i, secret := range c.WebhookSecrets {
-		// An HMAC with an empty key is one that everybody can compute.
-		if strings.TrimSpace(secret) == "" {
+		// An HMAC with an empty key is one that everybody can compute, and zeros are
+		// what fills up an empty one.
+		if strings.TrimSpace(strings.Trim(secret, "\x00")) == "" {
 			fail("WebhookSecrets[%d] must not be empty", i)
 		}
 	}

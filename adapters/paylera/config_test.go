@@ -37,6 +37,7 @@ func TestNewRefuses(t *testing.T) {
 		{paylera.Config{Token: token, PropertiesField: "feature_code"}, `paylera: Config.PropertiesField must differ from the feature code, got "feature_code"`},
 		{paylera.Config{Token: token, WebhookSecrets: []string{"whsec_secret", ""}}, "paylera: Config.WebhookSecrets[1] must not be empty"},
 		{paylera.Config{Token: token, WebhookSecrets: []string{" \n"}}, "paylera: Config.WebhookSecrets[0] must not be empty"},
+		{paylera.Config{Token: token, WebhookSecrets: []string{"\x00\x00"}}, "paylera: Config.WebhookSecrets[0] must not be empty"},
 	} {
 		_, err := paylera.New(c.cfg)
 		require.EqualError(t, err, c.want)

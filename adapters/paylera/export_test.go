@@ -1,6 +1,10 @@
 package paylera
 
-import "github.com/entitlements-go/entitlements"
+import (
+	"time"
+
+	"github.com/entitlements-go/entitlements"
+)
 
 // What the black-box tests look at from inside: the pure parts, whose tables
 // would need a request per row otherwise.
@@ -41,3 +45,26 @@ func (a *Adapter) Remembered() (customers, subscriptions int) {
 	defer a.memory.mu.Unlock()
 	return len(a.memory.customers.items), len(a.memory.holders)
 }
+
+// VerifySignature checks a header as a webhook's is checked at a moment.
+func VerifySignature(header string, secrets []string, body string, now time.Time) error {
+	s, err := parseSignature(header)
+	if err != nil {
+		return err
+	}
+	return s.verify(secrets, []byte(body), now)
+}
+
+// DecodeEvent returns what a webhook is about.
+func DecodeEvent(body []byte) (id, kind string, subscriptions []string, changes bool, err error) {
+	e, err := decodeEvent(body)
+	return e.id, e.typ, e.subscriptions, e.changesEntitlements(), err
+}
+
+// DecodePage returns a page of a list, and the cursor of the next.
+func DecodePage(body []byte) (subscriptions []string, next string, err error) {
+	p, err := decodePage(body)
+	return p.subscriptions, p.next, err
+}
+
+func ParseMoment(s string) (time.Time, error) { return parseMoment(s) }

@@ -31,6 +31,13 @@ func parseMoment(s string) (time.Time, error) {
 		if err != nil {
 			return time.Time{}, errors.New("not an RFC 3339 time")
 		}
+		// With an offset, the first and the last year reach into the next.
+		switch ms := t.UnixMilli(); {
+		case t.IsZero(), ms > lastMillisecond:
+			return time.Time{}, nil
+		case ms < firstMillisecond:
+			return time.UnixMilli(firstMillisecond).UTC(), nil
+		}
 		return t.UTC(), nil
 	}
 	ms, err := parseDecimal(s, 3, roundDown)

@@ -87,6 +87,10 @@ func (l *loader) attempt(ctx context.Context, slot *callSlot, loads []*load, pro
 		ld.sequence, ld.sent, ld.received = sequence, sent, received
 		ld.set, ld.err = nil, err
 		switch {
+		case errors.Is(err, ErrNotModified):
+			if sets[i] != nil {
+				l.clock.observe(sets[i].ServerTime, wallSent, wallReceived)
+			}
 		case i < len(sets) && sets[i] != nil:
 			ld.set, ld.err = sets[i], l.check(ld.customer, sets[i], wallReceived)
 			l.clock.observe(sets[i].ServerTime, wallSent, wallReceived)
@@ -121,6 +125,8 @@ func (l *loader) ask(ctx context.Context, loads []*load) ([]*Entitlements, error
 			set, err = l.cfg.Source.Fetch(ctx, loads[0].customer)
 		}
 		switch {
+		case errors.Is(err, ErrNotModified):
+			return []*Entitlements{set}, err
 		case err != nil:
 			return nil, err
 		case set == nil:

@@ -3,6 +3,7 @@ package entitlements
 import (
 	"math"
 	"math/bits"
+	"time"
 )
 
 // The accounting rule: what to add to the number that the backend told.
@@ -68,14 +69,18 @@ func (f figure) after(next figure, now int64) figure {
 
 // stampOf is the time of a call made when the backend's clock shows now, as far
 // as it is known. A figure's period has begun where the figure comes from: where
-// our idea of that clock is a little behind, the call is still in the period
-// that it is judged in.
+// our idea of that clock is behind, be it that it was set and we have yet to learn
+// that, the call is still in the period that it is judged in.
 func (f *figure) stampOf(now int64) int64 {
-	if begin := max(f.start, f.floor); now < begin && begin-now <= offsetFloor {
+	if begin := max(f.start, f.floor); now < begin && begin-now <= mostBehind {
 		return begin
 	}
 	return now
 }
+
+// mostBehind is how far our idea of the backend's clock may be behind it. A period
+// that begins later than that is a mistake of the Source.
+const mostBehind = int64(25 * time.Hour)
 
 // read is the figure at a moment on the backend's clock, when nothing was counted
 // here since.

@@ -214,8 +214,11 @@ func (s *snapshots) read() (customers int, err error) {
 	asleep := int64(0)
 	err = readSnapshot(f,
 		func(h savedHeader) {
-			asleep = max(0, time.Now().UnixNano()-h.saved)
-			c.clock.offset.Store(h.offset)
+			// A clock that was set back shows what it showed then: nothing gets
+			// younger, nor comes back.
+			slept := time.Now().UnixNano() - h.saved
+			asleep = max(0, slept)
+			c.clock.offset.Store(h.offset - min(0, slept))
 			c.clock.advance()
 		},
 		func(e *Entitlements) { plans = append(plans, c.loader.plans.intern(e)) },

@@ -31,7 +31,8 @@ type ConditionalSource interface {
 	// FetchChanged is Fetch for a customer whose content with this version is
 	// at hand; version is never empty. [ErrNotModified] renews its age and keeps
 	// its content. Nothing about usage is learnt then: Used and AsOf only come
-	// with a body.
+	// with a body. Entitlements beside it teach the backend's clock: their
+	// ServerTime, and nothing else of them.
 	FetchChanged(ctx context.Context, customer, version string) (*Entitlements, error)
 }
 

@@ -43,7 +43,8 @@ func (a *Adapter) Fetch(ctx context.Context, customer string) (*entitlements.Ent
 	return e, doorError(err)
 }
 
-// FetchChanged is Fetch with If-None-Match. A customer with several
+// FetchChanged is Fetch with If-None-Match. Beside ErrNotModified it returns
+// nothing but ServerTime. A customer with several
 // subscriptions has no version and is always loaded whole.
 func (a *Adapter) FetchChanged(ctx context.Context, customer, version string) (*entitlements.Entitlements, error) {
 	// A version that is not one of ours, or of another time, is simply not sent.
@@ -149,7 +150,9 @@ func (a *Adapter) loadSubscription(ctx context.Context, customer, subscription, 
 		return nil, err
 	}
 	if r.status == http.StatusNotModified {
-		return nil, entitlements.ErrNotModified
+		e := &entitlements.Entitlements{Customer: customer}
+		readClocks(e, r.header)
+		return e, entitlements.ErrNotModified
 	}
 	// A cache in between that mixes up its keys is rare, and would hand one
 	// customer another's plan.

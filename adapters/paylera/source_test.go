@@ -146,8 +146,9 @@ func TestFetchChanged(t *testing.T) {
 	a := open(t, url, paylera.Config{})
 	e, err := a.Fetch(within(t), "cust")
 	require.NoError(t, err)
-	_, err = a.FetchChanged(within(t), "cust", e.Version)
+	unchanged, err := a.FetchChanged(within(t), "cust", e.Version)
 	require.ErrorIs(t, err, entitlements.ErrNotModified)
+	require.WithinDuration(t, time.Now(), unchanged.ServerTime, 5*time.Second, "the API's clock")
 
 	// An ETag says something about its own subscription only, however alike.
 	_, err = a.FetchChanged(within(t), "other", e.Version)

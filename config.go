@@ -98,7 +98,8 @@ type Config struct {
 	// FlushConcurrency is the most calls of Deliver at once. Defaults to 2.
 	FlushConcurrency int
 
-	// MaxPending is the most records kept in memory until they are delivered.
+	// MaxPending is the most records kept in memory until they are delivered. With
+	// SpoolDir more of them are on disk alone, and nothing is dropped for it.
 	// When half of it is full a flush starts early. What an allowed Use counts is
 	// kept for its view past that, until its period ends. Defaults to 100 000.
 	MaxPending int

@@ -28,7 +28,10 @@ func TestSoak(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) { accountingRun(t, seed) })
 		oneStepRun(t, seed)
 		refreshedRun(t, seed)
+		if runs%10 == 0 {
+			crash(t, 10, seed)
+		}
 		rapid.Check(t, func(rt *rapid.T) { inBubble(t, func(t *testing.T) { newMeterModel(t, rt).run(rt) }) })
 	}
-	fmt.Printf("%d rounds, each of two simulations, twelve histories and a hundred runs of the model\n", runs)
+	fmt.Printf("%d rounds, each of two simulations, twelve histories and a hundred runs of the model; a process killed ten times in every tenth\n", runs)
 }

@@ -44,8 +44,8 @@ func (a *Adapter) Fetch(ctx context.Context, customer string) (*entitlements.Ent
 }
 
 // FetchChanged is Fetch with If-None-Match. Beside ErrNotModified it returns
-// nothing but ServerTime. A customer with several
-// subscriptions has no version and is always loaded whole.
+// nothing but ServerTime. A customer with several subscriptions has no version
+// and is always loaded whole.
 func (a *Adapter) FetchChanged(ctx context.Context, customer, version string) (*entitlements.Entitlements, error) {
 	// A version that is not one of ours, or of another time, is simply not sent.
 	e, err := a.load(ctx, customer, version)

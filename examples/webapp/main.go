@@ -1,5 +1,7 @@
 // Webapp is an HTTP service with a gated and a metered endpoint. On SIGTERM it
-// drains its requests first and its usage second, so that a deploy loses neither.
+// drains its requests first and its usage second, so that a deploy loses neither;
+// what it can't deliver, and what a process that is killed had counted, is on disk
+// and is delivered by the next run.
 //
 //	go run ./examples/webapp
 //
@@ -15,6 +17,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 	"time"
 
@@ -25,17 +28,27 @@ import (
 
 func main() {
 	addr := flag.String("addr", "127.0.0.1:8080", "address to listen on")
+	state := flag.String("state", stateDir(), "directory for usage and entitlements")
 	flag.Parse()
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	defer stop()
-	if err := serve(ctx, *addr, log); err != nil {
+	if err := serve(ctx, *addr, *state, log); err != nil {
 		log.Error("webapp failed", "error", err)
 		os.Exit(1)
 	}
 }
 
-func serve(ctx context.Context, addr string, log *slog.Logger) error {
+// stateDir is where a user's programs keep what they need again.
+func stateDir() string {
+	dir, err := os.UserCacheDir()
+	if err != nil {
+		dir = os.TempDir()
+	}
+	return filepath.Join(dir, "entitlements-webapp")
+}
+
+func serve(ctx context.Context, addr, state string, log *slog.Logger) error {
 	cfg := paylera.Config{Token: os.Getenv("PAYLERA_TOKEN"), Logger: log}
 	if secret := os.Getenv("PAYLERA_WEBHOOK_SECRET"); secret != "" {
 		cfg.WebhookSecrets = []string{secret}
@@ -51,8 +64,10 @@ func serve(ctx context.Context, addr string, log *slog.Logger) error {
 		return err
 	}
 	client, err := entitlements.New(entitlements.Config{
-		Source: adapter,
-		Sink:   adapter,
+		Source:       adapter,
+		Sink:         adapter,
+		SpoolDir:     filepath.Join(state, "usage"), // survives the process, however it ends
+		SnapshotFile: filepath.Join(state, "entitlements"),
 		// Exports are a courtesy: better a free one than none while billing is down.
 		FeaturePolicy: map[string]entitlements.Policy{"export": entitlements.FailOpen},
 		DeadLetter: func(u entitlements.Usage, err error) {

@@ -115,3 +115,10 @@ func CopySegment(data []byte) []byte {
 	putHeader(data, id)
 	return data
 }
+
+// SmallSegments lets a segment of a spool have room for some fifty records.
+func SmallSegments(t interface{ Cleanup(func()) }) {
+	was := segmentSize
+	segmentSize = 4096
+	t.Cleanup(func() { segmentSize = was })
+}

@@ -104,8 +104,13 @@ func faultSchedule(t *testing.T, seed uint64) {
 	})
 	limits := SinkLimits{DedupWindow: []time.Duration{0, 0, -1, 20 * time.Second}[rng.IntN(4)], MaxBatch: []int{0, 1, 3, 10}[rng.IntN(4)]}
 	var dead sync.Map
+	spool := ""
+	if seed%3 == 0 {
+		SmallSegments(t)
+		spool = t.TempDir()
+	}
 	c := usageClient(t, Config{
-		Sink:       limitedDoor{door, limits},
+		Sink: limitedDoor{door, limits}, SpoolDir: spool, SpoolSync: time.Minute,
 		MaxPending: []int{5, 50, 1000}[rng.IntN(3)], Overflow: Overflow(rng.IntN(2)),
 		FlushConcurrency: 1 + rng.IntN(4), FlushSize: []int{0, 2, 7}[rng.IntN(3)],
 		RetryFor:     []time.Duration{0, 30 * time.Second}[rng.IntN(2)],
@@ -150,9 +155,9 @@ func faultSchedule(t *testing.T, seed uint64) {
 	before := c.Stats().Usage
 	err := c.Close(usageWithin(t, time.Duration(rng.IntN(5000))*time.Millisecond))
 	s := requireBalancedUsage(t, c, "seed", seed, "after Close")
-	require.Zero(t, s.Pending, "seed %d: pending after Close", seed)
 	var left *UndeliveredError
 	if errors.As(err, &left) {
+		require.Equal(t, s.Pending, left.Spooled, "seed %d: pending after Close", seed)
 		lost := s.InDoubt + s.Dropped - before.InDoubt - before.Dropped
 		require.LessOrEqual(t, left.Lost, lost, "seed %d: what Close says it lost", seed)
 		if limits.DedupWindow == 0 { // else some may have been parked while Close drained
@@ -161,6 +166,19 @@ func faultSchedule(t *testing.T, seed uint64) {
 		require.Equal(t, s.Delivered-before.Delivered, left.Delivered, "seed %d", seed)
 	} else {
 		require.NoError(t, err, "seed %d", seed)
+		require.Zero(t, s.Pending, "seed %d: pending after Close", seed)
+	}
+	if spool != "" {
+		// The next run goes on with what this one left.
+		mu.Lock()
+		healthy = true
+		mu.Unlock()
+		again := usageClient(t, Config{Sink: limitedDoor{door, limits}, SpoolDir: spool})
+		require.NoError(t, again.Flush(usageWithin(t, time.Hour)), "seed %d", seed)
+		next := requireBalancedUsage(t, again, "seed", seed, "the next run")
+		require.Equal(t, s.Pending+s.InDoubt+s.DeadLettered, next.Restored, "seed %d: what is left on disk", seed)
+		s.Delivered, s.Pending = s.Delivered+next.Delivered, 0
+		s.InDoubt, s.DeadLettered = next.InDoubt, next.DeadLettered
 	}
 	accepted := uint64(sink.TotalCalls())
 	require.LessOrEqual(t, s.Delivered, accepted, "seed %d: counted as delivered and not accepted", seed)
@@ -357,6 +375,10 @@ func accountingRun(t *testing.T, seed uint64) {
 	case 1:
 		b.readLag = time.Duration(1+rng.IntN(20)) * time.Second
 		cfg.UsageLag = b.readLag + 2*time.Millisecond
+	}
+	if seed%3 == 0 {
+		SmallSegments(t)
+		cfg.SpoolDir, cfg.SpoolSync, cfg.MaxPending = t.TempDir(), time.Minute, 10
 	}
 	c := usageClient(t, cfg)
 	customers := []string{"c0", "c1", "c2", "c3", "c4"}

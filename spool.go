@@ -325,14 +325,14 @@ func (s *spool) room(mostUnsaved int) bool {
 	if len(s.spare) > 0 {
 		return true
 	}
-	return s.bytes+segmentSize <= s.most && len(s.unsaved) < mostUnsaved
+	return s.bytes+int64(segmentSize) <= s.most && len(s.unsaved) < mostUnsaved
 }
 
 // pressed reports whether records wait for room on disk, which others must make.
 func (s *spool) pressed() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return len(s.unsaved) > 0 && len(s.spare) == 0 && s.bytes+segmentSize > s.most
+	return len(s.unsaved) > 0 && len(s.spare) == 0 && s.bytes+int64(segmentSize) > s.most
 }
 
 // run makes segments before they are needed, syncs, and cleans up. Owned by New,

@@ -16,7 +16,7 @@ import (
 // segmentSize is what a segment is made of. Two wait to be used and as many are
 // being filled or still change: all that is locked in memory fits in the 8 MiB
 // that a process is usually allowed.
-const segmentSize = 1 << 20
+var segmentSize = 1 << 20 // smaller in tests
 
 // A segment is one file of the spool. It is mapped while its counts change, and
 // locked in memory: counting is a store, which survives the process, and meets

@@ -66,13 +66,6 @@ func parkedFrom(kind Parked, u *Usage, reason error) parkedLine {
 	return l
 }
 
-func (l *parkedLine) usage() Usage {
-	return Usage{
-		ID: l.ID, Customer: l.Customer, Feature: l.Feature, Quantity: l.Quantity, Time: l.Time,
-		Properties: l.Properties, Count: l.Calls,
-	}
-}
-
 func (l *parkedLine) encode() ([]byte, error) {
 	out := *l
 	if !utf8.ValidString(l.ID) || !utf8.ValidString(l.Customer) || !utf8.ValidString(l.Feature) {

@@ -35,7 +35,7 @@ func (b *batcher) report(ctx context.Context, usage []Usage) error {
 		_ = b.add(&usage[i], w) // w is told
 	}
 	b.nudge()
-	if b.spool != nil && b.spool.durable(w.done, ctx) {
+	if b.spool != nil && b.spool.durable(ctx, w.done) {
 		if err := w.refused(); err != nil {
 			return fmt.Errorf("entitlements: report: %w", err)
 		}

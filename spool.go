@@ -299,8 +299,12 @@ func (s *spool) placeLocked(r *record) bool {
 	}
 	g.commitLocked(&f)
 	s.mu.Unlock()
+	if !g.written(f.at, size) {
+		g.live.Add(-1)
+		return false
+	}
 	r.keepLocked(g, &f)
-	return g.written(f.at, size)
+	return true
 }
 
 // keepLocked notes where a record is on disk, and under which ID.
@@ -492,7 +496,7 @@ func (s *spool) syncAll(err error) error {
 }
 
 // durable waits until what was recorded before is on disk, or ctx ends.
-func (s *spool) durable(done <-chan struct{}, ctx context.Context) bool {
+func (s *spool) durable(ctx context.Context, done <-chan struct{}) bool {
 	for again := false; ; again = true {
 		s.mu.Lock()
 		pass := s.pass
@@ -545,8 +549,9 @@ func (s *spool) clean() {
 func (s *spool) tell(err error) {
 	s.mu.Lock()
 	waiting := len(s.unsaved)
+	broken := slices.ContainsFunc(s.filled, func(g *segment) bool { return g.broken.Load() }) || s.active != nil && s.active.broken.Load()
 	s.mu.Unlock()
-	bad := err != nil || waiting > 0 && !s.full.Load()
+	bad := err != nil || broken || waiting > 0 && !s.full.Load()
 	if was := s.degraded.Swap(bad); was == bad {
 		return
 	}

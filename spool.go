@@ -54,6 +54,7 @@ type spool struct {
 	spare   []*segment
 	filled  []*segment // no more frames are put in
 	unsaved []*record  // they are only in memory
+	saving  int        // so are these, which the loop has taken out of unsaved
 	backlog []leftover // segments that wait to be read, oldest first
 	bytes   int64      // of all segments
 	wanted  int        // bytes that a record needs, more than a segment has
@@ -325,7 +326,17 @@ func (s *spool) room(mostUnsaved int) bool {
 	if len(s.spare) > 0 {
 		return true
 	}
-	return s.bytes+segmentSize <= s.most && len(s.unsaved) < mostUnsaved
+	return s.bytes+segmentSize <= s.most && s.waitingLocked() < mostUnsaved
+}
+
+// waitingLocked is how many records are in memory only.
+func (s *spool) waitingLocked() int { return len(s.unsaved) + s.saving }
+
+// crowded reports whether too many records wait for room on disk.
+func (s *spool) crowded(mostUnsaved int) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.spare) == 0 && (len(s.unsaved) > 0 && s.bytes+segmentSize > s.most || s.waitingLocked() > mostUnsaved)
 }
 
 // pressed reports whether records wait for room on disk, which others must make.
@@ -430,7 +441,7 @@ func (s *spool) makeOne(size int) error {
 func (s *spool) save() {
 	s.mu.Lock()
 	unsaved := s.unsaved
-	s.unsaved = nil
+	s.unsaved, s.saving = nil, len(unsaved)
 	s.mu.Unlock()
 	for i, r := range unsaved {
 		if s.provide() == nil && s.saveOne(r) {
@@ -444,10 +455,13 @@ func (s *spool) save() {
 			return r.settled()
 		})
 		s.mu.Lock()
-		s.unsaved = append(rest, s.unsaved...)
+		s.unsaved, s.saving = append(rest, s.unsaved...), 0
 		s.mu.Unlock()
 		return
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.saving = 0
 }
 
 // saveOne reports whether there was room.
@@ -477,7 +491,7 @@ func (s *spool) syncAll(err error) error {
 	if s.active != nil {
 		segments = append(segments, s.active)
 	}
-	pass.ok = err == nil && len(s.unsaved) == 0
+	pass.ok = len(s.unsaved) == 0 // a segment that could not be made is missed by these only
 	s.mu.Unlock()
 	for _, g := range segments {
 		if failed := g.sync(); failed != nil {

@@ -266,7 +266,7 @@ func (b *batcher) admit(r *record) (dropReason, bool) {
 // over reports whether there are more records than there is room for.
 func (b *batcher) over(records int64) bool {
 	if b.spool != nil {
-		return b.spool.pressed()
+		return b.spool.crowded(b.cfg.MaxPending)
 	}
 	return records > int64(b.cfg.MaxPending)
 }
@@ -330,16 +330,26 @@ func (b *batcher) makeRoom() {
 		return // all of it is being sent or tried again: at most FlushConcurrency batches
 	}
 	oldest := b.ready[:1:1]
-	if g := oldest[0].segment; g == nil {
+	if g := oldest[0].place(); g == nil {
 		b.ready = b.ready[1:]
+	} else if !b.spool.pressed() {
+		// It is memory that has no room: the oldest that is there only.
+		i := slices.IndexFunc(b.ready, func(r *record) bool { return r.place() == nil })
+		if i < 0 {
+			b.mu.Unlock()
+			return
+		}
+		oldest = []*record{b.ready[i]}
+		b.ready = slices.Delete(b.ready, i, i+1)
 	} else {
 		// The disk has room when nothing in a segment is left.
 		oldest = nil
 		b.ready = slices.DeleteFunc(b.ready, func(r *record) bool {
-			if r.segment == g {
+			drop := r.place() == g
+			if drop {
 				oldest = append(oldest, r)
 			}
-			return r.segment == g
+			return drop
 		})
 	}
 	b.mu.Unlock()

@@ -2,6 +2,7 @@ package entitlements_test
 
 import (
 	"errors"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -63,4 +64,111 @@ func TestSpool_MemoryIsBoundedWithoutADisk(t *testing.T) {
 			})
 		})
 	}
+}
+
+// next run must not take it for new.
+func TestSpool_WhatWasSentFromMemoryIsSentOnDisk(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir, heal := brokenSpool(t)
+		sink := entitlementstest.NewSink()
+		sink.Next(entitlementstest.DeliverStep{Lost: errors.New("connection reset")})
+		sink.Always(entitlementstest.DeliverStep{Refuse: RetryAfter(time.Hour, errSinkDown)})
+		limited := sink.Limited(SinkLimits{DedupWindow: 24 * time.Hour})
+		c := spooled(t, dir, limited, Config{})
+		c.Track("a", "api", 1)
+		time.Sleep(5 * time.Second)
+		require.EqualValues(t, 1, sink.Total("a", "api"))
+		heal()
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		require.False(t, c.Stats().Usage.Degraded)
+		require.EqualValues(t, 1, leave(t, c).Spooled)
+
+		time.Sleep(25 * time.Hour)
+		c = spooled(t, dir, limited, Config{})
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		require.EqualValues(t, 1, c.Stats().Usage.InDoubt, "%+v", c.Stats().Usage)
+		require.NoError(t, c.Close(t.Context()))
+	})
+}
+
+// Close leaves a backlog where it is, however slowly that is being read.
+func TestSpool_CloseDoesNotReadABacklog(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		c := spooled(t, dir, downSink(), Config{})
+		pad := map[string]string{"pad": strings.Repeat("x", 100<<10)}
+		for i := range 200 {
+			c.Record(Usage{Customer: "a", Feature: "api", Quantity: 1, ID: strconv.Itoa(i), Properties: pad})
+			synctest.Wait()
+		}
+		require.EqualValues(t, 200, leave(t, c).Spooled)
+		damaged := 0
+		for _, name := range filesIn(t, dir) {
+			data, err := os.ReadFile(name)
+			require.NoError(t, err)
+			data[1000]++
+			require.NoError(t, os.WriteFile(name, data, 0o600))
+			damaged++
+		}
+		require.Greater(t, damaged, 10)
+
+		slow := slog.New(slog.NewTextHandler(slowLog(time.Second), nil)) // a line for each of them
+		c = spooled(t, dir, downSink(), Config{Logger: slow})
+		time.Sleep(3 * time.Second)
+		began := time.Now()
+		leave(t, c)
+		require.Less(t, time.Since(began), 3*time.Second)
+		u := c.Stats().Usage
+		require.Equal(t, u.Restored, u.Pending)
+		sink := entitlementstest.NewSink()
+		drain(t, spooled(t, dir, sink, Config{}))
+		require.EqualValues(t, 200-damaged, sink.Total("a", "api"))
+	})
+}
+
+type slowLog time.Duration
+
+func (l slowLog) Write(b []byte) (int, error) {
+	time.Sleep(time.Duration(l))
+	return len(b), nil
+}
+
+// A clock that was put back tells nothing of how long a record was tried.
+func TestSpool_AClockThatWasPutBackKillsNothing(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		time.Sleep(time.Hour)
+		sink := entitlementstest.NewSink()
+		sink.Always(entitlementstest.DeliverStep{Lost: errors.New("connection reset")})
+		c := spooled(t, dir, sink, Config{})
+		c.Track("a", "api", 1)
+		time.Sleep(2 * time.Second)
+		leave(t, c)
+	})
+	synctest.Test(t, func(t *testing.T) { // an hour earlier
+		sink := entitlementstest.NewSink()
+		u := drain(t, spooled(t, dir, sink, Config{}))
+		require.Zero(t, u.DeadLettered)
+		require.EqualValues(t, 1, sink.Total("a", "api"))
+	})
+}
+
+// RetryFor goes on across runs, whatever the last answer was.
+func TestSpool_RetryForGoesOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		c := spooled(t, dir, downSink(), Config{RetryFor: 150 * time.Minute})
+		c.Track("a", "api", 1)
+		for range 2 {
+			time.Sleep(time.Hour)
+			require.Zero(t, c.Stats().Usage.DeadLettered)
+			leave(t, c)
+			c = spooled(t, dir, downSink(), Config{RetryFor: 150 * time.Minute})
+		}
+		time.Sleep(time.Hour)
+		require.EqualValues(t, 1, c.Stats().Usage.DeadLettered)
+		require.NoError(t, c.Close(t.Context()))
+	})
 }

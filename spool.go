@@ -37,6 +37,7 @@ type spool struct {
 	log  *slog.Logger
 	wake chan struct{}
 
+	clock   *clock
 	parking *parking
 	parked  func([]parkedLine) // is told what earlier processes parked
 
@@ -81,9 +82,9 @@ const (
 	slots      = 1 << 10
 )
 
-func newSpool(cfg *Config, parking *parking, parked func([]parkedLine)) *spool {
+func newSpool(cfg *Config, clock *clock, parking *parking, parked func([]parkedLine)) *spool {
 	return &spool{
-		root: cfg.SpoolDir, most: cfg.SpoolMaxBytes, sync: cfg.SpoolSync, log: cfg.Logger,
+		clock: clock, root: cfg.SpoolDir, most: cfg.SpoolMaxBytes, sync: cfg.SpoolSync, log: cfg.Logger,
 		parking: parking, parked: parked,
 		wake: make(chan struct{}, 1), pass: &syncPass{done: make(chan struct{})},
 	}
@@ -277,6 +278,16 @@ func (s *spool) placeLocked(r *record) bool {
 	f := frame{
 		id: r.id, customer: m.account.customer(), feature: m.feature, stamp: r.stamp, properties: r.properties,
 		quantity: r.quantity, calls: uint32(r.calls), stage: stagePending,
+	}
+	if r.first != 0 { // from memory, until now
+		now := s.clock.precise()
+		f.first = secondsOf(r.first, now)
+		if r.sent != 0 {
+			f.stage, f.unknown = stageSent, secondsOf(r.sent, now)
+			if r.unknown != 0 {
+				f.unknown = secondsOf(r.unknown, now)
+			}
+		}
 	}
 	size := f.sizeOf()
 	s.mu.Lock()

@@ -123,7 +123,7 @@ func newBatcher(cfg *Config, clock *clock, counters *stripes, books *books, runn
 	}
 	b.cohort.Store(new(cohort))
 	if cfg.SpoolDir != "" {
-		b.spool = newSpool(cfg, &b.parking, b.found)
+		b.spool = newSpool(cfg, clock, &b.parking, b.found)
 	}
 	return b
 }

@@ -153,7 +153,7 @@ func (m *meter) syncLocked() {
 func (m *meter) sealLocked() {
 	m.syncLocked()
 	if m.spooled {
-		m.open.segment.folds.Add(-1)
+		m.open.segment.rest()
 	}
 	m.open, m.until, m.spooled = nil, 0, false
 }

@@ -64,6 +64,7 @@ func (b *batcher) readmit(l *parkedLine) bool {
 	m.records = slices.DeleteFunc(m.records, func(was *record) bool { return was.state == pieceLost && was.id == l.ID })
 	m.addLocked(r, int64(b.clock.tick))
 	m.publishLocked()
+	r.placedLocked()
 	return true
 }
 

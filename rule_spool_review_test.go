@@ -172,3 +172,11 @@ func TestSpool_RetryForGoesOn(t *testing.T) {
 		require.NoError(t, c.Close(t.Context()))
 	})
 }
+
+// A call that is interrupted between its place on disk and the count there finds
+// the memory of its segment, and what it counts is synced.
+func TestSpool_AFoldThatIsInterrupted(t *testing.T) {
+	synced, err := FoldLate(t.TempDir())
+	require.NoError(t, err)
+	require.True(t, synced)
+}

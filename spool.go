@@ -272,7 +272,7 @@ func (s *spool) later(r *record) {
 }
 
 // placeLocked gives a record a frame, if there is room. Its account's lock is
-// held.
+// held, until placedLocked.
 func (s *spool) placeLocked(r *record) bool {
 	m := r.meter
 	f := frame{
@@ -312,7 +312,21 @@ func (s *spool) placeLocked(r *record) bool {
 	g.commitLocked(&f)
 	s.mu.Unlock()
 	r.keepLocked(g, &f)
-	return g.written(f.at, size)
+	if g.written(f.at, size) {
+		return true
+	}
+	// It gets another place, under the same ID. Here it may be in part.
+	r.segment = nil
+	g.live.Add(-1)
+	g.rest()
+	return false
+}
+
+// placedLocked says that a new record folds already, if it does at all.
+func (r *record) placedLocked() {
+	if r.segment != nil {
+		r.segment.rest()
+	}
 }
 
 // keepLocked notes where a record is on disk, and under which ID.
@@ -490,6 +504,7 @@ func (s *spool) saveOne(r *record) bool {
 	if r.meter.open == r {
 		r.meter.foldsLocked(r)
 	}
+	r.placedLocked()
 	return true
 }
 

@@ -237,6 +237,7 @@ func (b *batcher) countLocked(m *meter, u *Usage, waiter *report, now int64) (dr
 		r.ends = b.endOf(m, stamp)
 		m.openLocked(r, b.clock.precise()+min(r.ends-now, int64(forever))-b.clock.margin)
 	}
+	r.placedLocked()
 	return 0, true
 }
 
@@ -258,6 +259,7 @@ func (b *batcher) admit(r *record) (dropReason, bool) {
 	}
 	b.pending.Add(-1)
 	if r.segment != nil {
+		r.placedLocked()
 		b.settledOnDisk(r.markLocked(nil, stageSettled, b.clock.precise()))
 	}
 	return dropClosed, false

@@ -180,3 +180,21 @@ func TestSpool_AFoldThatIsInterrupted(t *testing.T) {
 	require.NoError(t, err)
 	require.True(t, synced)
 }
+
+// A record that no spool has room for does not keep others out of it.
+func TestSpool_ARecordThatIsTooLarge(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := spooled(t, t.TempDir(), downSink(), Config{SpoolMaxBytes: 8 << 20})
+		c.Record(Usage{Customer: "a", Feature: "api", Quantity: 1, ID: "huge", Properties: map[string]string{"k": strings.Repeat("x", 9<<20)}})
+		pad := map[string]string{"pad": strings.Repeat("x", 100<<10)}
+		for i := range 50 {
+			c.Record(Usage{Customer: "a", Feature: "api", Quantity: 1, ID: strconv.Itoa(i), Properties: pad})
+			synctest.Wait()
+		}
+		time.Sleep(3 * time.Second)
+		synctest.Wait()
+		require.False(t, c.Stats().Usage.Degraded)
+		require.EqualValues(t, 1, c.Stats().Usage.DroppedBy["overflow"])
+		require.EqualValues(t, 50, leave(t, c).Spooled)
+	})
+}

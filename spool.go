@@ -231,6 +231,22 @@ func syncDir(dir string) {
 	}
 }
 
+func roundUp(size int) int { return (size + segmentSize - 1) / segmentSize * segmentSize }
+
+// sizeOf is what a record takes on disk, more or less.
+func (s *spool) sizeOf(r *record) int {
+	return (&frame{customer: r.meter.account.customer(), feature: r.meter.feature, properties: r.properties}).sizeOf() + MaxKeyLength
+}
+
+// fits reports whether there is ever room for a record.
+func (s *spool) fits(r *record) bool {
+	if r.properties == nil {
+		return true
+	}
+	large := roundUp(s.sizeOf(r) + segmentHeader)
+	return large == segmentSize || int64(large+(1+spareSegments)*segmentSize) <= s.most
+}
+
 // begin gives a record a frame. Its account's lock is held. Where there is no
 // segment now the record is in memory only, until there is. It reports false, and
 // has done nothing, when there is no room by SpoolMaxBytes, or too many are in
@@ -421,8 +437,10 @@ func (s *spool) provide() error {
 			missing++
 		}
 		size := segmentSize
-		if s.wanted > size {
-			size, missing = (s.wanted+segmentSize-1)/segmentSize*segmentSize, 1
+		if large := roundUp(s.wanted); s.bytes+int64(large) > s.most {
+			s.wanted = 0 // it is asked for again; others need not wait for that
+		} else if large > size {
+			size, missing = large, 1
 		}
 		over := missing > 0 && s.bytes+int64(size) > s.most
 		s.full.Store(over && s.active == nil && len(s.spare) == 0)
@@ -468,12 +486,18 @@ func (s *spool) save() {
 	unsaved := s.unsaved
 	s.unsaved, s.saving = nil, len(unsaved)
 	s.mu.Unlock()
+	var large []*record
 	for i, r := range unsaved {
-		if s.provide() == nil && s.saveOne(r) {
+		err := s.provide()
+		if err == nil && s.saveOne(r) {
+			continue
+		}
+		if err == nil && r.properties != nil && s.sizeOf(r) > segmentSize-segmentHeader {
+			large = append(large, r) // there may be room for others
 			continue
 		}
 		// No room for it, so for none: keep those that still need it.
-		rest := slices.DeleteFunc(unsaved[i:], func(r *record) bool {
+		rest := slices.DeleteFunc(append(large, unsaved[i:]...), func(r *record) bool {
 			a := r.meter.account
 			a.mu.Lock()
 			defer a.mu.Unlock()
@@ -486,7 +510,7 @@ func (s *spool) save() {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.saving = 0
+	s.unsaved, s.saving = append(large, s.unsaved...), 0
 }
 
 // saveOne reports whether there was room.

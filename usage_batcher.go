@@ -243,6 +243,9 @@ func (b *batcher) countLocked(m *meter, u *Usage, waiter *report, now int64) (dr
 
 // admit lets a new record wait to be delivered, or says why not.
 func (b *batcher) admit(r *record) (dropReason, bool) {
+	if b.spool != nil && !b.spool.fits(r) {
+		return dropOverflow, false
+	}
 	over := b.over(b.pending.Add(1))
 	if b.spool != nil {
 		over = !b.spool.begin(r, b.cfg.MaxPending)

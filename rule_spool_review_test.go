@@ -198,3 +198,38 @@ func TestSpool_ARecordThatIsTooLarge(t *testing.T) {
 		require.EqualValues(t, 50, leave(t, c).Spooled)
 	})
 }
+
+// Killed between parking a record and noting that on disk: it is parked, once.
+func TestSpool_ParkedOnceWhereverItIsKilled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		sink := entitlementstest.NewSink()
+		sink.Always(entitlementstest.DeliverStep{Lost: errors.New("connection reset"), Latency: 100 * time.Millisecond})
+		never := sink.Limited(SinkLimits{DedupWindow: -1})
+		c := spooled(t, dir, never, Config{})
+		c.Track("a", "api", 1)
+		time.Sleep(1050 * time.Millisecond) // on its way
+		segments, err := filepath.Glob(filepath.Join(dir, "000", "*.segment"))
+		require.NoError(t, err)
+		saved := map[string][]byte{}
+		for _, name := range segments {
+			saved[name], err = os.ReadFile(name)
+			require.NoError(t, err)
+		}
+		time.Sleep(2 * time.Second)
+		require.EqualValues(t, 1, c.Stats().Usage.InDoubt)
+		_ = c.Close(t.Context())
+		for name, data := range saved {
+			require.NoError(t, os.WriteFile(name, data, 0o600))
+		}
+		c = spooled(t, dir, never, Config{})
+		time.Sleep(3 * time.Second)
+		u := c.Stats().Usage
+		require.EqualValues(t, 1, u.InDoubt, "%+v", u)
+		require.EqualValues(t, 1, u.Restored, "%+v", u)
+		data, err := os.ReadFile(filepath.Join(dir, "000", "in-doubt.jsonl"))
+		require.NoError(t, err)
+		require.Equal(t, 1, strings.Count(string(data), "\n"))
+		require.NoError(t, c.Close(t.Context()))
+	})
+}

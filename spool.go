@@ -112,12 +112,12 @@ func (s *spool) open() error {
 			return err
 		}
 		s.dir, s.slot = dir, lock
+		s.adoptParked(dir) // first: what is parked is not taken up from a segment
 		s.mu.Lock()
 		for _, path := range left {
 			s.addBacklogLocked(path)
 		}
 		s.mu.Unlock()
-		s.adoptParked(dir)
 		if err := s.parking.open(dir); err != nil {
 			return err
 		}
@@ -193,6 +193,7 @@ func (s *spool) adopt() {
 		if lock == nil || err != nil {
 			continue
 		}
+		s.adoptParked(dir)
 		left, _ := segmentsIn(dir) // now that nobody else moves them
 		for _, path := range left {
 			to := filepath.Join(s.dir, filepath.Base(path))
@@ -204,7 +205,6 @@ func (s *spool) adopt() {
 			s.addBacklogLocked(to)
 			s.mu.Unlock()
 		}
-		s.adoptParked(dir)
 		syncDir(s.dir)
 		_ = lock.Close()
 	}

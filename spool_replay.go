@@ -63,6 +63,11 @@ func (b *batcher) takeUp(l leftover, now int64) (fresh, sent []*record) {
 	g, frames := b.spool.read(l)
 	var calls uint64
 	for i := range frames {
+		if l.spilt == nil && b.isParked(&frames[i]) {
+			now := secondsOf(now, now)
+			b.settledOnDisk([]mark{{g, frames[i].at, stageSettled, now, now}})
+			continue
+		}
 		r := b.resume(g, &frames[i], now, l.spilt != nil)
 		calls += r.calls
 		if r.sent != 0 {

@@ -67,6 +67,10 @@ type batcher struct {
 	paceAt   int64             // precise: the sink's rate limit allows no record before
 	changed  chan struct{}     // closed and replaced when records settle
 	shut     bool
+
+	// adopted is what earlier processes parked. One that was killed before it had
+	// noted that left the record in a segment too.
+	adopted map[parkedKey]bool
 }
 
 // intake is where records begin. Sharded by customer.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"log/slog"
 	"os"
 	"time"
 )
@@ -121,4 +122,45 @@ func SmallSegments(t interface{ Cleanup(func()) }) {
 	was := segmentSize
 	segmentSize = 4096
 	t.Cleanup(func() { segmentSize = was })
+}
+
+// FoldLate gives a record its place, lets the loop find that place filled, and
+// syncs it, before the record is opened and a call folds into it: as a goroutine
+// does that is interrupted there. It reports whether the next sync takes up what
+// was folded.
+func FoldLate(dir string) (synced bool, err error) {
+	cfg := &Config{SpoolDir: dir, SpoolMaxBytes: 1 << 30, SpoolSync: time.Second, Logger: slog.New(slog.DiscardHandler)}
+	s := newSpool(cfg, newClock(time.Second), new(parking), func([]parkedLine) {})
+	s.start()
+	defer s.close()
+	a := newAccount("a", 1)
+	m := a.addMeterLocked("api", AggregateSum)
+	r := &record{meter: m, calls: 1, piece: piece{quantity: 1}}
+	if !s.begin(r, 1) {
+		return false, errors.New("no room")
+	}
+	g := r.segment
+	s.mu.Lock()
+	s.filled, s.active = append(s.filled, g), nil
+	for range spareSegments { // later ones, so that its memory is wanted
+		s.filled = append(s.filled, s.spare...)
+		s.spare = nil
+		s.mu.Unlock()
+		if err := s.provide(); err != nil {
+			return false, err
+		}
+		s.mu.Lock()
+	}
+	for _, other := range s.filled {
+		other.live.Add(1) // they stay
+	}
+	s.mu.Unlock()
+	s.clean()
+	if err := s.syncAll(nil); err != nil {
+		return false, err
+	}
+	m.openLocked(r, 1)
+	m.foldLocked(1)
+	m.sealLocked()
+	return g.dirty.Load(), nil
 }

@@ -35,6 +35,15 @@ type record struct {
 // settled reports whether the batcher is done with it.
 func (r *record) settled() bool { return r.state != pieceOpen }
 
+// place is the segment in which a record is, nil for none. One that is in memory
+// only gets its place at any time.
+func (r *record) place() *segment {
+	a := r.meter.account
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return r.segment
+}
+
 // usage is what the Sink sees.
 func (r *record) usage() Usage {
 	m := r.meter
@@ -144,7 +153,7 @@ func (m *meter) syncLocked() {
 func (m *meter) sealLocked() {
 	m.syncLocked()
 	if m.spooled {
-		m.open.segment.folds.Add(-1)
+		m.open.segment.rest()
 	}
 	m.open, m.until, m.spooled = nil, 0, false
 }

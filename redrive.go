@@ -30,6 +30,9 @@ func (b *batcher) redrive(ctx context.Context, f *RedriveFilter) (records int, e
 		if ctx.Err() != nil || b.clock.closed() || f.Most > 0 && records >= f.Most || !b.readmit(l) {
 			return false
 		}
+		b.mu.Lock()
+		delete(b.adopted, l.key())
+		b.mu.Unlock()
 		records++
 		return true
 	})
@@ -64,7 +67,29 @@ func (b *batcher) readmit(l *parkedLine) bool {
 	m.records = slices.DeleteFunc(m.records, func(was *record) bool { return was.state == pieceLost && was.id == l.ID })
 	m.addLocked(r, int64(b.clock.tick))
 	m.publishLocked()
+	r.placedLocked()
 	return true
+}
+
+// parkedKey tells a record from another one that has its ID.
+type parkedKey struct {
+	id, customer, feature  string
+	stamp, quantity, calls int64
+}
+
+func (l *parkedLine) key() parkedKey {
+	return parkedKey{l.ID, l.Customer, l.Feature, nanos(l.Time), l.Quantity, l.Calls}
+}
+
+// isParked reports whether the record of a frame was parked by the process that
+// left both. One that was never tried is another one.
+func (b *batcher) isParked(f *frame) bool {
+	if f.first == 0 {
+		return false
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.adopted[parkedKey{f.id, f.customer, f.feature, f.stamp, f.quantity, int64(f.calls)}]
 }
 
 // park keeps records that are tried no more.
@@ -82,7 +107,13 @@ func (b *batcher) park(kind Parked, usage []Usage, reason error) bool {
 
 // found counts what an earlier process parked.
 func (b *batcher) found(lines []parkedLine) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	for i := range lines {
+		if b.adopted == nil {
+			b.adopted = make(map[parkedKey]bool)
+		}
+		b.adopted[lines[i].key()] = true
 		b.tally.restored.Add(uint64(lines[i].Calls))
 		b.tally.parked(lines[i].kind, lines[i].Calls)
 	}

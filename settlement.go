@@ -264,7 +264,7 @@ func (b *batcher) close(ctx context.Context) error {
 	// What was sent without an answer may have arrived: it is in doubt. The rest
 	// is dropped. Either way billing may never hear of it.
 	// What is on disk stays there, whatever it is: the next run goes on with it.
-	durable := b.spool != nil && b.spool.durable(ctx, nil)
+	durable := b.spool != nil && len(left) > 0 && b.spool.durable(ctx, nil)
 	var kept, doubtful, unsent []*record
 	b.eachRecord(left, func(r *record) {
 		switch {

@@ -37,6 +37,7 @@ type spool struct {
 	log  *slog.Logger
 	wake chan struct{}
 
+	clock   *clock
 	parking *parking
 	parked  func([]parkedLine) // is told what earlier processes parked
 
@@ -54,6 +55,7 @@ type spool struct {
 	spare   []*segment
 	filled  []*segment // no more frames are put in
 	unsaved []*record  // they are only in memory
+	saving  int        // so are these, which the loop has taken out of unsaved
 	backlog []leftover // segments that wait to be read, oldest first
 	bytes   int64      // of all segments
 	wanted  int        // bytes that a record needs, more than a segment has
@@ -80,9 +82,9 @@ const (
 	slots      = 1 << 10
 )
 
-func newSpool(cfg *Config, parking *parking, parked func([]parkedLine)) *spool {
+func newSpool(cfg *Config, clock *clock, parking *parking, parked func([]parkedLine)) *spool {
 	return &spool{
-		root: cfg.SpoolDir, most: cfg.SpoolMaxBytes, sync: cfg.SpoolSync, log: cfg.Logger,
+		clock: clock, root: cfg.SpoolDir, most: cfg.SpoolMaxBytes, sync: cfg.SpoolSync, log: cfg.Logger,
 		parking: parking, parked: parked,
 		wake: make(chan struct{}, 1), pass: &syncPass{done: make(chan struct{})},
 	}
@@ -110,12 +112,12 @@ func (s *spool) open() error {
 			return err
 		}
 		s.dir, s.slot = dir, lock
+		s.adoptParked(dir) // first: what is parked is not taken up from a segment
 		s.mu.Lock()
 		for _, path := range left {
 			s.addBacklogLocked(path)
 		}
 		s.mu.Unlock()
-		s.adoptParked(dir)
 		if err := s.parking.open(dir); err != nil {
 			return err
 		}
@@ -191,6 +193,7 @@ func (s *spool) adopt() {
 		if lock == nil || err != nil {
 			continue
 		}
+		s.adoptParked(dir)
 		left, _ := segmentsIn(dir) // now that nobody else moves them
 		for _, path := range left {
 			to := filepath.Join(s.dir, filepath.Base(path))
@@ -202,7 +205,6 @@ func (s *spool) adopt() {
 			s.addBacklogLocked(to)
 			s.mu.Unlock()
 		}
-		s.adoptParked(dir)
 		syncDir(s.dir)
 		_ = lock.Close()
 	}
@@ -227,6 +229,22 @@ func syncDir(dir string) {
 		_ = d.Sync()
 		_ = d.Close()
 	}
+}
+
+func roundUp(size int) int { return (size + segmentSize - 1) / segmentSize * segmentSize }
+
+// sizeOf is what a record takes on disk, more or less.
+func (s *spool) sizeOf(r *record) int {
+	return (&frame{customer: r.meter.account.customer(), feature: r.meter.feature, properties: r.properties}).sizeOf() + MaxKeyLength
+}
+
+// fits reports whether there is ever room for a record.
+func (s *spool) fits(r *record) bool {
+	if r.properties == nil {
+		return true
+	}
+	large := roundUp(s.sizeOf(r) + segmentHeader)
+	return large == segmentSize || int64(large+(1+spareSegments)*segmentSize) <= s.most
 }
 
 // begin gives a record a frame. Its account's lock is held. Where there is no
@@ -270,12 +288,22 @@ func (s *spool) later(r *record) {
 }
 
 // placeLocked gives a record a frame, if there is room. Its account's lock is
-// held.
+// held, until placedLocked.
 func (s *spool) placeLocked(r *record) bool {
 	m := r.meter
 	f := frame{
 		id: r.id, customer: m.account.customer(), feature: m.feature, stamp: r.stamp, properties: r.properties,
 		quantity: r.quantity, calls: uint32(r.calls), stage: stagePending,
+	}
+	if r.first != 0 { // from memory, until now
+		now := s.clock.precise()
+		f.first = secondsOf(r.first, now)
+		if r.sent != 0 {
+			f.stage, f.unknown = stageSent, secondsOf(r.sent, now)
+			if r.unknown != 0 {
+				f.unknown = secondsOf(r.unknown, now)
+			}
+		}
 	}
 	size := f.sizeOf()
 	s.mu.Lock()
@@ -299,12 +327,22 @@ func (s *spool) placeLocked(r *record) bool {
 	}
 	g.commitLocked(&f)
 	s.mu.Unlock()
-	if !g.written(f.at, size) {
-		g.live.Add(-1)
-		return false
-	}
 	r.keepLocked(g, &f)
-	return true
+	if g.written(f.at, size) {
+		return true
+	}
+	// It gets another place, under the same ID. Here it may be in part.
+	r.segment = nil
+	g.live.Add(-1)
+	g.rest()
+	return false
+}
+
+// placedLocked says that a new record folds already, if it does at all.
+func (r *record) placedLocked() {
+	if r.segment != nil {
+		r.segment.rest()
+	}
 }
 
 // keepLocked notes where a record is on disk, and under which ID.
@@ -329,7 +367,17 @@ func (s *spool) room(mostUnsaved int) bool {
 	if len(s.spare) > 0 {
 		return true
 	}
-	return s.bytes+int64(segmentSize) <= s.most && len(s.unsaved) < mostUnsaved
+	return s.bytes+int64(segmentSize) <= s.most && s.waitingLocked() < mostUnsaved
+}
+
+// waitingLocked is how many records are in memory only.
+func (s *spool) waitingLocked() int { return len(s.unsaved) + s.saving }
+
+// crowded reports whether too many records wait for room on disk.
+func (s *spool) crowded(mostUnsaved int) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.spare) == 0 && (len(s.unsaved) > 0 && s.bytes+int64(segmentSize) > s.most || s.waitingLocked() > mostUnsaved)
 }
 
 // pressed reports whether records wait for room on disk, which others must make.
@@ -389,8 +437,10 @@ func (s *spool) provide() error {
 			missing++
 		}
 		size := segmentSize
-		if s.wanted > size {
-			size, missing = (s.wanted+segmentSize-1)/segmentSize*segmentSize, 1
+		if large := roundUp(s.wanted); s.bytes+int64(large) > s.most {
+			s.wanted = 0 // it is asked for again; others need not wait for that
+		} else if large > size {
+			size, missing = large, 1
 		}
 		over := missing > 0 && s.bytes+int64(size) > s.most
 		s.full.Store(over && s.active == nil && len(s.spare) == 0)
@@ -434,24 +484,33 @@ func (s *spool) makeOne(size int) error {
 func (s *spool) save() {
 	s.mu.Lock()
 	unsaved := s.unsaved
-	s.unsaved = nil
+	s.unsaved, s.saving = nil, len(unsaved)
 	s.mu.Unlock()
+	var large []*record
 	for i, r := range unsaved {
-		if s.provide() == nil && s.saveOne(r) {
+		err := s.provide()
+		if err == nil && s.saveOne(r) {
+			continue
+		}
+		if err == nil && r.properties != nil && s.sizeOf(r) > segmentSize-segmentHeader {
+			large = append(large, r) // there may be room for others
 			continue
 		}
 		// No room for it, so for none: keep those that still need it.
-		rest := slices.DeleteFunc(unsaved[i:], func(r *record) bool {
+		rest := slices.DeleteFunc(append(large, unsaved[i:]...), func(r *record) bool {
 			a := r.meter.account
 			a.mu.Lock()
 			defer a.mu.Unlock()
 			return r.settled()
 		})
 		s.mu.Lock()
-		s.unsaved = append(rest, s.unsaved...)
+		s.unsaved, s.saving = append(rest, s.unsaved...), 0
 		s.mu.Unlock()
 		return
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.unsaved, s.saving = append(large, s.unsaved...), 0
 }
 
 // saveOne reports whether there was room.
@@ -469,6 +528,7 @@ func (s *spool) saveOne(r *record) bool {
 	if r.meter.open == r {
 		r.meter.foldsLocked(r)
 	}
+	r.placedLocked()
 	return true
 }
 
@@ -481,7 +541,7 @@ func (s *spool) syncAll(err error) error {
 	if s.active != nil {
 		segments = append(segments, s.active)
 	}
-	pass.ok = err == nil && len(s.unsaved) == 0
+	pass.ok = len(s.unsaved) == 0 // a segment that could not be made is missed by these only
 	s.mu.Unlock()
 	for _, g := range segments {
 		if failed := g.sync(); failed != nil {

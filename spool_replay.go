@@ -21,6 +21,12 @@ type leftover struct {
 // with its ID, and only for as long as the sink dedupes.
 func (b *batcher) replay(now int64) {
 	for {
+		b.mu.Lock()
+		shut := b.shut
+		b.mu.Unlock()
+		if shut {
+			return // the next run goes on
+		}
 		press := b.cfg.Overflow == DropOldest && b.spool.pressed()
 		if !press && b.pending.Load() >= int64(max(1, b.cfg.MaxPending/2)) {
 			return
@@ -31,7 +37,7 @@ func (b *batcher) replay(now int64) {
 		}
 		fresh, sent := b.takeUp(l, now)
 		b.mu.Lock()
-		shut := b.shut
+		shut = b.shut
 		if !shut && !press {
 			b.ready = append(b.ready, fresh...)
 			for len(sent) > 0 {
@@ -57,6 +63,11 @@ func (b *batcher) takeUp(l leftover, now int64) (fresh, sent []*record) {
 	g, frames := b.spool.read(l)
 	var calls uint64
 	for i := range frames {
+		if l.spilt == nil && b.isParked(&frames[i]) {
+			now := secondsOf(now, now)
+			b.settledOnDisk([]mark{{g, frames[i].at, stageSettled, now, now}})
+			continue
+		}
 		r := b.resume(g, &frames[i], now, l.spilt != nil)
 		calls += r.calls
 		if r.sent != 0 {
@@ -83,10 +94,12 @@ func (b *batcher) resume(g *segment, f *frame, now int64, spilt bool) *record {
 	}
 	if f.stage == stageSent {
 		r.unknown = preciseOf(f.unknown, now)
-		r.sent, r.first = r.unknown, r.unknown
-		if f.first != 0 {
-			r.first = preciseOf(f.first, now)
-		}
+		r.sent = r.unknown
+	}
+	if ago := preciseOf(f.first, now); ago > math.MinInt64/4 {
+		r.first = ago
+	} else if r.sent != 0 {
+		r.first = now // nobody knows; it gets its time again
 	}
 	r.cohort.open.Add(1)
 	b.pending.Add(1)

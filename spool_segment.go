@@ -28,7 +28,7 @@ type segment struct {
 	size   int
 	next   int          // where the next frame begins; guarded by spool.mu
 	live   atomic.Int64 // records that are not settled
-	folds  atomic.Int64 // records that are open: their counts change
+	folds  atomic.Int64 // records that are open, or being put in: what is in memory changes
 	dirty  atomic.Bool  // something was stored since the last sync; a count does not say
 	broken atomic.Bool  // a write or an fsync failed: nothing more is put in
 
@@ -96,14 +96,21 @@ func (s *segment) close() {
 	_ = s.file.Close()
 }
 
-// commit puts a frame where there is room for it. spool.mu is held.
+// commitLocked puts a frame where there is room for it. spool.mu is held. Its
+// caller ends with rest, when it knows whether the record folds.
 func (s *segment) commitLocked(f *frame) {
 	f.at = s.next
 	s.next += f.sizeOf()
 	s.live.Add(1)
-	s.dirty.Store(true)
+	s.folds.Add(1) // from before it can be seen as filled, until rest
 	w := f.put(s.mem)
 	s.word(f.at).Store(w)
+}
+
+// rest says that one of folds has ended. What it stored is for the next sync.
+func (s *segment) rest() {
+	s.dirty.Store(true) // first: a sync that finds no folds finds this
+	s.folds.Add(-1)
 }
 
 // word is for who knows that the memory is there.

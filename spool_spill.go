@@ -45,7 +45,7 @@ func (b *batcher) spillable(wanted int64) (spilt []*record) {
 	})
 	going := make(map[*segment]bool)
 	for _, r := range slices.Backward(b.ready) {
-		g := r.segment
+		g := r.place()
 		if wanted <= 0 {
 			break
 		}
@@ -55,10 +55,11 @@ func (b *batcher) spillable(wanted int64) (spilt []*record) {
 		}
 	}
 	b.ready = slices.DeleteFunc(b.ready, func(r *record) bool {
-		if going[r.segment] {
+		goes := going[r.place()]
+		if goes {
 			spilt = append(spilt, r)
 		}
-		return going[r.segment]
+		return goes
 	})
 	return spilt
 }

@@ -67,6 +67,10 @@ type batcher struct {
 	paceAt   int64             // precise: the sink's rate limit allows no record before
 	changed  chan struct{}     // closed and replaced when records settle
 	shut     bool
+
+	// adopted is what earlier processes parked. One that was killed before it had
+	// noted that left the record in a segment too.
+	adopted map[parkedKey]bool
 }
 
 // intake is where records begin. Sharded by customer.
@@ -123,7 +127,7 @@ func newBatcher(cfg *Config, clock *clock, counters *stripes, books *books, runn
 	}
 	b.cohort.Store(new(cohort))
 	if cfg.SpoolDir != "" {
-		b.spool = newSpool(cfg, &b.parking, b.found)
+		b.spool = newSpool(cfg, clock, &b.parking, b.found)
 	}
 	return b
 }
@@ -237,11 +241,15 @@ func (b *batcher) countLocked(m *meter, u *Usage, waiter *report, now int64) (dr
 		r.ends = b.endOf(m, stamp)
 		m.openLocked(r, b.clock.precise()+min(r.ends-now, int64(forever))-b.clock.margin)
 	}
+	r.placedLocked()
 	return 0, true
 }
 
 // admit lets a new record wait to be delivered, or says why not.
 func (b *batcher) admit(r *record) (dropReason, bool) {
+	if b.spool != nil && !b.spool.fits(r) {
+		return dropOverflow, false
+	}
 	over := b.over(b.pending.Add(1))
 	if b.spool != nil {
 		over = !b.spool.begin(r, b.cfg.MaxPending)
@@ -258,6 +266,7 @@ func (b *batcher) admit(r *record) (dropReason, bool) {
 	}
 	b.pending.Add(-1)
 	if r.segment != nil {
+		r.placedLocked()
 		b.settledOnDisk(r.markLocked(nil, stageSettled, b.clock.precise()))
 	}
 	return dropClosed, false
@@ -266,7 +275,7 @@ func (b *batcher) admit(r *record) (dropReason, bool) {
 // over reports whether there are more records than there is room for.
 func (b *batcher) over(records int64) bool {
 	if b.spool != nil {
-		return b.spool.pressed()
+		return b.spool.crowded(b.cfg.MaxPending)
 	}
 	return records > int64(b.cfg.MaxPending)
 }
@@ -330,16 +339,26 @@ func (b *batcher) makeRoom() {
 		return // all of it is being sent or tried again: at most FlushConcurrency batches
 	}
 	oldest := b.ready[:1:1]
-	if g := oldest[0].segment; g == nil {
+	if g := oldest[0].place(); g == nil {
 		b.ready = b.ready[1:]
+	} else if !b.spool.pressed() {
+		// It is memory that has no room: the oldest that is there only.
+		i := slices.IndexFunc(b.ready, func(r *record) bool { return r.place() == nil })
+		if i < 0 {
+			b.mu.Unlock()
+			return
+		}
+		oldest = []*record{b.ready[i]}
+		b.ready = slices.Delete(b.ready, i, i+1)
 	} else {
 		// The disk has room when nothing in a segment is left.
 		oldest = nil
 		b.ready = slices.DeleteFunc(b.ready, func(r *record) bool {
-			if r.segment == g {
+			drop := r.place() == g
+			if drop {
 				oldest = append(oldest, r)
 			}
-			return r.segment == g
+			return drop
 		})
 	}
 	b.mu.Unlock()

@@ -1,0 +1,235 @@
+package entitlements_test
+
+import (
+	"errors"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	. "github.com/entitlements-go/entitlements"
+	"github.com/entitlements-go/entitlements/entitlementstest"
+)
+
+var (
+	_ = errors.New
+	_ = strconv.Itoa
+	_ = strings.Repeat
+)
+
+// brokenSpool is a place where no directory can be made, until heal is called.
+func brokenSpool(t *testing.T) (dir string, heal func()) {
+	dir = filepath.Join(t.TempDir(), "spool")
+	require.NoError(t, os.WriteFile(dir, nil, 0o600))
+	return dir, func() { require.NoError(t, os.Remove(dir)) }
+}
+
+// Nothing is left to be written, so a disk that takes nothing holds up nobody.
+func TestSpool_CloseDoesNotWaitForADiskThatNobodyNeeds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir, _ := brokenSpool(t)
+		c := spooled(t, dir, entitlementstest.NewSink(), Config{})
+		c.Track("a", "api", 1)
+		require.NoError(t, c.Flush(t.Context()))
+		began := time.Now()
+		require.NoError(t, c.Close(t.Context()))
+		require.Less(t, time.Since(began), time.Second)
+	})
+}
+
+// MaxPending bounds what waits in memory, whatever goes over board.
+func TestSpool_MemoryIsBoundedWithoutADisk(t *testing.T) {
+	for _, overflow := range []Overflow{DropNewest, DropOldest} {
+		t.Run(overflow.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				dir, heal := brokenSpool(t)
+				c := spooled(t, dir, downSink(), Config{MaxPending: 100, Overflow: overflow})
+				for i := range 1000 {
+					c.Record(Usage{Customer: "a", Feature: "api", Quantity: 1, ID: strconv.Itoa(i)})
+				}
+				u := c.Stats().Usage
+				require.LessOrEqual(t, u.Pending, uint64(102))
+				require.Equal(t, u.Recorded, u.Pending+u.Dropped)
+				heal()
+				time.Sleep(2 * time.Second)
+				synctest.Wait()
+				require.False(t, c.Stats().Usage.Degraded)
+				require.EqualValues(t, u.Pending, leave(t, c).Spooled)
+			})
+		})
+	}
+}
+
+// next run must not take it for new.
+func TestSpool_WhatWasSentFromMemoryIsSentOnDisk(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir, heal := brokenSpool(t)
+		sink := entitlementstest.NewSink()
+		sink.Next(entitlementstest.DeliverStep{Lost: errors.New("connection reset")})
+		sink.Always(entitlementstest.DeliverStep{Refuse: RetryAfter(time.Hour, errSinkDown)})
+		limited := sink.Limited(SinkLimits{DedupWindow: 24 * time.Hour})
+		c := spooled(t, dir, limited, Config{})
+		c.Track("a", "api", 1)
+		time.Sleep(5 * time.Second)
+		require.EqualValues(t, 1, sink.Total("a", "api"))
+		heal()
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		require.False(t, c.Stats().Usage.Degraded)
+		require.EqualValues(t, 1, leave(t, c).Spooled)
+
+		time.Sleep(25 * time.Hour)
+		c = spooled(t, dir, limited, Config{})
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		require.EqualValues(t, 1, c.Stats().Usage.InDoubt, "%+v", c.Stats().Usage)
+		require.NoError(t, c.Close(t.Context()))
+	})
+}
+
+// Close leaves a backlog where it is, however slowly that is being read.
+func TestSpool_CloseDoesNotReadABacklog(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		c := spooled(t, dir, downSink(), Config{})
+		pad := map[string]string{"pad": strings.Repeat("x", 100<<10)}
+		for i := range 200 {
+			c.Record(Usage{Customer: "a", Feature: "api", Quantity: 1, ID: strconv.Itoa(i), Properties: pad})
+			synctest.Wait()
+		}
+		require.EqualValues(t, 200, leave(t, c).Spooled)
+		damaged := 0
+		for _, name := range filesIn(t, dir) {
+			data, err := os.ReadFile(name)
+			require.NoError(t, err)
+			data[1000]++
+			require.NoError(t, os.WriteFile(name, data, 0o600))
+			damaged++
+		}
+		require.Greater(t, damaged, 10)
+
+		slow := slog.New(slog.NewTextHandler(slowLog(time.Second), nil)) // a line for each of them
+		c = spooled(t, dir, downSink(), Config{Logger: slow})
+		time.Sleep(3 * time.Second)
+		began := time.Now()
+		leave(t, c)
+		require.Less(t, time.Since(began), 3*time.Second)
+		u := c.Stats().Usage
+		require.Equal(t, u.Restored, u.Pending)
+		sink := entitlementstest.NewSink()
+		drain(t, spooled(t, dir, sink, Config{}))
+		require.EqualValues(t, 200-damaged, sink.Total("a", "api"))
+	})
+}
+
+type slowLog time.Duration
+
+func (l slowLog) Write(b []byte) (int, error) {
+	time.Sleep(time.Duration(l))
+	return len(b), nil
+}
+
+// A clock that was put back tells nothing of how long a record was tried.
+func TestSpool_AClockThatWasPutBackKillsNothing(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		time.Sleep(time.Hour)
+		sink := entitlementstest.NewSink()
+		sink.Always(entitlementstest.DeliverStep{Lost: errors.New("connection reset")})
+		c := spooled(t, dir, sink, Config{})
+		c.Track("a", "api", 1)
+		time.Sleep(2 * time.Second)
+		leave(t, c)
+	})
+	synctest.Test(t, func(t *testing.T) { // an hour earlier
+		sink := entitlementstest.NewSink()
+		u := drain(t, spooled(t, dir, sink, Config{}))
+		require.Zero(t, u.DeadLettered)
+		require.EqualValues(t, 1, sink.Total("a", "api"))
+	})
+}
+
+// RetryFor goes on across runs, whatever the last answer was.
+func TestSpool_RetryForGoesOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		c := spooled(t, dir, downSink(), Config{RetryFor: 150 * time.Minute})
+		c.Track("a", "api", 1)
+		for range 2 {
+			time.Sleep(time.Hour)
+			require.Zero(t, c.Stats().Usage.DeadLettered)
+			leave(t, c)
+			c = spooled(t, dir, downSink(), Config{RetryFor: 150 * time.Minute})
+		}
+		time.Sleep(time.Hour)
+		require.EqualValues(t, 1, c.Stats().Usage.DeadLettered)
+		require.NoError(t, c.Close(t.Context()))
+	})
+}
+
+// A call that is interrupted between its place on disk and the count there finds
+// the memory of its segment, and what it counts is synced.
+func TestSpool_AFoldThatIsInterrupted(t *testing.T) {
+	synced, err := FoldLate(t.TempDir())
+	require.NoError(t, err)
+	require.True(t, synced)
+}
+
+// A record that no spool has room for does not keep others out of it.
+func TestSpool_ARecordThatIsTooLarge(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := spooled(t, t.TempDir(), downSink(), Config{SpoolMaxBytes: 8 << 20})
+		c.Record(Usage{Customer: "a", Feature: "api", Quantity: 1, ID: "huge", Properties: map[string]string{"k": strings.Repeat("x", 9<<20)}})
+		pad := map[string]string{"pad": strings.Repeat("x", 100<<10)}
+		for i := range 50 {
+			c.Record(Usage{Customer: "a", Feature: "api", Quantity: 1, ID: strconv.Itoa(i), Properties: pad})
+			synctest.Wait()
+		}
+		time.Sleep(3 * time.Second)
+		synctest.Wait()
+		require.False(t, c.Stats().Usage.Degraded)
+		require.EqualValues(t, 1, c.Stats().Usage.DroppedBy["overflow"])
+		require.EqualValues(t, 50, leave(t, c).Spooled)
+	})
+}
+
+// Killed between parking a record and noting that on disk: it is parked, once.
+func TestSpool_ParkedOnceWhereverItIsKilled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		sink := entitlementstest.NewSink()
+		sink.Always(entitlementstest.DeliverStep{Lost: errors.New("connection reset"), Latency: 100 * time.Millisecond})
+		never := sink.Limited(SinkLimits{DedupWindow: -1})
+		c := spooled(t, dir, never, Config{})
+		c.Track("a", "api", 1)
+		time.Sleep(1050 * time.Millisecond) // on its way
+		segments, err := filepath.Glob(filepath.Join(dir, "000", "*.segment"))
+		require.NoError(t, err)
+		saved := map[string][]byte{}
+		for _, name := range segments {
+			saved[name], err = os.ReadFile(name)
+			require.NoError(t, err)
+		}
+		time.Sleep(2 * time.Second)
+		require.EqualValues(t, 1, c.Stats().Usage.InDoubt)
+		_ = c.Close(t.Context())
+		for name, data := range saved {
+			require.NoError(t, os.WriteFile(name, data, 0o600))
+		}
+		c = spooled(t, dir, never, Config{})
+		time.Sleep(3 * time.Second)
+		u := c.Stats().Usage
+		require.EqualValues(t, 1, u.InDoubt, "%+v", u)
+		require.EqualValues(t, 1, u.Restored, "%+v", u)
+		data, err := os.ReadFile(filepath.Join(dir, "000", "in-doubt.jsonl"))
+		require.NoError(t, err)
+		require.Equal(t, 1, strings.Count(string(data), "\n"))
+		require.NoError(t, c.Close(t.Context()))
+	})
+}

@@ -17,12 +17,6 @@ import (
 	"github.com/entitlements-go/entitlements/entitlementstest"
 )
 
-var (
-	_ = errors.New
-	_ = strconv.Itoa
-	_ = strings.Repeat
-)
-
 // brokenSpool is a place where no directory can be made, until heal is called.
 func brokenSpool(t *testing.T) (dir string, heal func()) {
 	dir = filepath.Join(t.TempDir(), "spool")

@@ -17,12 +17,6 @@ import (
 	"github.com/entitlements-go/entitlements/entitlementstest"
 )
 
-var (
-	_ = errors.New
-	_ = strconv.Itoa
-	_ = strings.Repeat
-)
-
 // brokenSpool is a place where no directory can be made, until heal is called.
 func brokenSpool(t *testing.T) (dir string, heal func()) {
 	dir = filepath.Join(t.TempDir(), "spool")
@@ -231,5 +225,39 @@ func TestSpool_ParkedOnceWhereverItIsKilled(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, 1, strings.Count(string(data), "\n"))
 		require.NoError(t, c.Close(t.Context()))
+	})
+}
+
+// A period that becomes known while records are on disk only, and begins among
+// them, leaves nothing behind in the view.
+func TestSpool_APeriodThatBeginsAmongWhatIsOnDisk(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		time.Sleep(10 * time.Hour)
+		sink := downSink()
+		g := usageGrant(1<<40, 0)
+		src := entitlementstest.NewSource(nil)
+		c := spooled(t, t.TempDir(), sink, Config{Source: src, MaxPending: 10})
+		pad := map[string]string{"pad": strings.Repeat("x", 100<<10)}
+		for i := range 120 {
+			if i == 60 {
+				g.PeriodStart, g.ResetsAt = time.Now(), time.Now().Add(30*24*time.Hour)
+			}
+			c.Record(Usage{Customer: "a", Feature: "api", Quantity: 1, ID: strconv.Itoa(i), Properties: pad})
+			time.Sleep(10 * time.Second)
+		}
+		time.Sleep(2 * time.Minute)
+		src.Put("a", map[string]Grant{"api": g})
+		time.Sleep(time.Minute)
+		_, err := c.Load(t.Context(), "a")
+		require.NoError(t, err)
+		require.GreaterOrEqual(t, c.Decide("a", "api").Used, int64(60))
+		sink.Always(entitlementstest.DeliverStep{})
+		require.NoError(t, c.Flush(t.Context()))
+		time.Sleep(10 * time.Second)
+		c.Invalidate("a")
+		_, err = c.Load(t.Context(), "a")
+		require.NoError(t, err)
+		require.Zero(t, c.Decide("a", "api").Used, "the backend says so")
+		drain(t, c)
 	})
 }

@@ -113,11 +113,9 @@ func (s *spool) open() error {
 		}
 		s.dir, s.slot = dir, lock
 		s.adoptParked(dir) // first: what is parked is not taken up from a segment
-		s.mu.Lock()
 		for _, path := range left {
-			s.addBacklogLocked(path)
+			s.addBacklog(path)
 		}
-		s.mu.Unlock()
 		if err := s.parking.open(dir); err != nil {
 			return err
 		}
@@ -170,10 +168,14 @@ func segmentsIn(dir string) ([]string, error) {
 	return paths, nil
 }
 
-func (s *spool) addBacklogLocked(path string) {
-	if info, err := os.Stat(path); err == nil {
-		s.bytes += info.Size()
+func (s *spool) addBacklog(path string) {
+	size := int64(0)
+	if info, err := os.Stat(path); err == nil { // not under the lock, which callers take
+		size = info.Size()
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.bytes += size
 	s.backlog = append(s.backlog, leftover{path: path})
 }
 
@@ -201,9 +203,7 @@ func (s *spool) adopt() {
 				s.log.Error("entitlements: usage in Config.SpoolDir can't be taken over", "file", path, "error", err)
 				continue
 			}
-			s.mu.Lock()
-			s.addBacklogLocked(to)
-			s.mu.Unlock()
+			s.addBacklog(to)
 		}
 		syncDir(s.dir)
 		_ = lock.Close()

@@ -103,10 +103,10 @@ func (b *batcher) resume(g *segment, f *frame, now int64, spilt bool) *record {
 	}
 	r.cohort.open.Add(1)
 	b.pending.Add(1)
+	r.meter.addLocked(r, int64(b.clock.tick)) // first: who looks without a lock sees it twice, not less
 	if spilt {
 		r.meter.unspillLocked(r)
 	}
-	r.meter.addLocked(r, int64(b.clock.tick))
 	return r
 }
 

@@ -95,11 +95,20 @@ func (m *meter) spillLocked(r *record) {
 	m.recountAllLocked()
 }
 
-// unspillLocked takes a record, which is about to count by itself, off the sum.
+// unspillLocked takes a record, which counts by itself now, off the sum.
 func (m *meter) unspillLocked(r *record) {
 	sum := m.spiltLocked(r, func(sum *record) bool { return sum.calls >= r.calls })
 	if sum == nil {
-		return
+		// A period became known meanwhile that begins or ends among what is in the
+		// sum: it counts in one of the two.
+		day := int64(24 * time.Hour)
+		i := slices.IndexFunc(m.records, func(sum *record) bool {
+			return sum.spilt && sum.stamp/day == r.stamp/day && sum.calls >= r.calls
+		})
+		if i < 0 {
+			return
+		}
+		sum = m.records[i]
 	}
 	if sum.calls -= r.calls; sum.calls == 0 {
 		m.records = slices.DeleteFunc(m.records, func(other *record) bool { return other == sum })

@@ -144,18 +144,36 @@ func readParked(dir string, kind Parked) (lines []parkedLine, bad []byte, err er
 	return lines, bad, err
 }
 
-// take lets use have the records that match, and forgets those that it took.
-func (p *parking) take(match func(*parkedLine) bool, use func(*parkedLine) bool) error {
+// list returns the records that match.
+func (p *parking) list(match func(*parkedLine) bool) (found []parkedLine, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	lines := slices.Clone(p.lines)
+	for _, kind := range []Parked{ParkedDead, ParkedInDoubt} {
+		if p.slot == "" {
+			break
+		}
+		some, _, err := readParked(p.slot, kind)
+		if err != nil {
+			return nil, err
+		}
+		lines = append(lines, some...)
+	}
+	return slices.DeleteFunc(lines, func(l parkedLine) bool { return !match(&l) }), nil
+}
+
+// forget removes records.
+func (p *parking) forget(keys map[parkedKey]bool) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	keep := func(lines []parkedLine) []parkedLine {
-		return slices.DeleteFunc(lines, func(l parkedLine) bool { return match(&l) && use(&l) })
+		return slices.DeleteFunc(lines, func(l parkedLine) bool { return keys[l.key()] })
 	}
-	if p.slot == "" {
-		p.lines = keep(p.lines)
-		return nil
-	}
+	p.lines = keep(p.lines)
 	for _, kind := range []Parked{ParkedDead, ParkedInDoubt} {
+		if p.slot == "" {
+			break
+		}
 		lines, bad, err := readParked(p.slot, kind)
 		if err != nil {
 			return err

@@ -26,16 +26,42 @@ func (b *batcher) redrive(ctx context.Context, f *RedriveFilter) (records int, e
 	if b.sink == nil {
 		return 0, nil
 	}
-	err = b.parking.take(f.matches, func(l *parkedLine) bool {
-		if ctx.Err() != nil || b.clock.closed() || f.Most > 0 && records >= f.Most || !b.readmit(l) {
-			return false
+	b.redriving.Lock()
+	defer b.redriving.Unlock()
+	lines, err := b.parking.list(f.matches)
+	taken := make(map[parkedKey]bool)
+	for i := range lines {
+		l, key := &lines[i], lines[i].key()
+		if err != nil || ctx.Err() != nil || b.clock.closed() || f.Most > 0 && records >= f.Most {
+			break
 		}
 		b.mu.Lock()
-		delete(b.adopted, l.key())
+		again := b.redriven[key] // by a call that could not forget the line
+		b.redriven[key] = true
 		b.mu.Unlock()
-		records++
-		return true
-	})
+		if !again && !taken[key] && b.readmit(l) {
+			records++
+		} else if !again && !taken[key] {
+			b.mu.Lock()
+			delete(b.redriven, key)
+			b.mu.Unlock()
+			break // no room
+		}
+		taken[key] = true
+	}
+	// The line goes when the record is on disk: a process that is killed in between
+	// has both, and sends the ID once more than it should.
+	if err == nil && len(taken) > 0 && (b.spool == nil || b.spool.durable(ctx, nil)) {
+		err = b.parking.forget(taken)
+		b.mu.Lock()
+		if err == nil {
+			for key := range taken {
+				delete(b.redriven, key)
+				delete(b.adopted, key)
+			}
+		}
+		b.mu.Unlock()
+	}
 	b.nudge()
 	switch {
 	case err != nil:
@@ -95,9 +121,12 @@ func (b *batcher) isParked(f *frame) bool {
 // park keeps records that are tried no more.
 func (b *batcher) park(kind Parked, usage []Usage, reason error) bool {
 	lines := make([]parkedLine, len(usage))
+	b.mu.Lock()
 	for i := range usage {
 		lines[i] = parkedFrom(kind, &usage[i], reason)
+		delete(b.redriven, lines[i].key())
 	}
+	b.mu.Unlock()
 	err := b.parking.put(lines)
 	if err != nil {
 		b.cfg.Logger.Error("entitlements: usage that is given up can't be written to Config.SpoolDir", "error", err, "records", len(lines))

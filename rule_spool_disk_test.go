@@ -3,7 +3,6 @@
 package entitlements_test
 
 import (
-	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -193,7 +192,7 @@ func seal(t *testing.T, dir string) {
 	require.NoError(t, syscall.Mount(dir, dir, "", syscall.MS_BIND, ""))
 	require.NoError(t, syscall.Mount("", dir, "", syscall.MS_BIND|syscall.MS_REMOUNT|syscall.MS_RDONLY, ""))
 	err := os.WriteFile(filepath.Join(dir, "probe"), nil, 0o600)
-	require.True(t, errors.Is(err, syscall.EROFS), "%v", err)
+	require.ErrorIs(t, err, syscall.EROFS)
 }
 
 // A disk that is read-only from the start.

@@ -284,7 +284,9 @@ func (b *batcher) close(ctx context.Context) error {
 	b.tally.spooled.Add(b.tally.spilt.Swap(0))
 	b.settle(doubtful, settlement{state: pieceLost, inDoubt: true, err: errInDoubt})
 	lost := b.settle(unsent, settlement{state: pieceLost, drop: dropUndelivered, err: ErrClosed})
-	lost += b.tally.inDoubt.Load() - doubtBefore
+	if b.spool == nil { // else it is parked on disk
+		lost += b.tally.inDoubt.Load() - doubtBefore
+	}
 	b.endLocal()
 	b.mu.Lock()
 	b.lost = lost

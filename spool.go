@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -99,11 +100,11 @@ func (s *spool) open() error {
 	for n := range slots {
 		dir := filepath.Join(s.root, fmt.Sprintf("%03d", n))
 		lock, err := lockSlot(dir)
-		if err != nil {
+		if err != nil && !errors.Is(err, fs.ErrPermission) {
 			return err
 		}
 		if lock == nil {
-			continue
+			continue // another process's, or another user's
 		}
 		syncDir(s.root)
 		left, err := segmentsIn(dir)
@@ -160,8 +161,12 @@ func segmentsIn(dir string) ([]string, error) {
 	}
 	var paths []string
 	for _, e := range entries {
-		if strings.HasSuffix(e.Name(), segmentSuffix) {
-			paths = append(paths, filepath.Join(dir, e.Name()))
+		path := filepath.Join(dir, e.Name())
+		switch {
+		case strings.HasSuffix(path, segmentSuffix):
+			paths = append(paths, path)
+		case strings.HasSuffix(path, segmentSuffix+unfinished):
+			_ = os.Remove(path) // nothing is in it
 		}
 	}
 	slices.Sort(paths) // their names begin with when they were made
@@ -188,7 +193,7 @@ func (s *spool) adopt() {
 	}
 	for _, e := range entries {
 		dir := filepath.Join(s.root, e.Name())
-		if dir == s.dir || !e.IsDir() {
+		if n, err := strconv.Atoi(e.Name()); err != nil || n < 0 || n >= slots || dir == s.dir || !e.IsDir() {
 			continue
 		}
 		lock, err := lockSlot(dir)

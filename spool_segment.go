@@ -45,23 +45,33 @@ func makeSegment(dir string, size int) (*segment, error) {
 		path:   filepath.Join(dir, fmt.Sprintf("%016x-%s%s", time.Now().UnixNano(), hex.EncodeToString(id[:]), segmentSuffix)),
 		prefix: prefixOf(id), size: size, next: segmentHeader,
 	}
-	f, err := os.OpenFile(s.path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	// Under another name until it is whole.
+	made := s.path + unfinished
+	f, err := os.OpenFile(made, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return nil, err
 	}
-	s.file = f
 	// Of words, so that those of a frame are where a word may be.
 	s.mem = unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(make([]uint64, size/8)))), size)
 	putHeader(s.mem, id)
 	if _, err = f.WriteAt(s.mem, 0); err == nil { // zeros are blocks, on every system
 		err = f.Sync()
 	}
+	if err = errors.Join(err, f.Close()); err == nil { // windows renames no open file
+		err = os.Rename(made, s.path)
+	}
+	if err == nil {
+		s.file, err = os.OpenFile(s.path, os.O_RDWR, 0)
+	}
 	if err != nil {
-		s.remove()
+		_ = os.Remove(made)
 		return nil, err
 	}
 	return s, nil
 }
+
+// unfinished is what the name of a segment ends in while it is made.
+const unfinished = ".new"
 
 // mapSegment is replaced in tests of what happens where it is refused.
 var mapSegment = mapFile

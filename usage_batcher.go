@@ -70,7 +70,9 @@ type batcher struct {
 
 	// adopted is what earlier processes parked. One that was killed before it had
 	// noted that left the record in a segment too.
-	adopted map[parkedKey]bool
+	adopted   map[parkedKey]bool
+	redriven  map[parkedKey]bool // their lines could not be removed yet
+	redriving sync.Mutex         // one call of Redrive at a time; taken before all others
 }
 
 // intake is where records begin. Sharded by customer.
@@ -112,6 +114,7 @@ func newBatcher(cfg *Config, clock *clock, counters *stripes, books *books, runn
 		instance: hex.EncodeToString(prefix[:]) + "-",
 		wake:     make(chan struct{}, 1),
 		flying:   make(map[*delivery]struct{}),
+		redriven: make(map[parkedKey]bool),
 		suspects: make(map[suspect]int64),
 		changed:  make(chan struct{}),
 		door:     newDoor("sink", clock, cfg.Logger),

@@ -104,8 +104,9 @@ type Config struct {
 	// kept for its view past that, until its period ends. Defaults to 100 000.
 	MaxPending int
 
-	// Overflow says what goes when MaxPending is reached. Defaults to
-	// DropNewest. Drops are counted, never silent.
+	// Overflow says what goes when MaxPending is reached, or with SpoolDir when
+	// there is no room on disk and MaxPending records are in memory only. Defaults
+	// to DropNewest. Drops are counted, never silent.
 	Overflow Overflow
 
 	// RetryFor is how long one record is tried before it becomes a dead letter.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"log/slog"
 	"os"
+	"slices"
 	"time"
 )
 
@@ -130,13 +131,13 @@ func SmallSegments(t interface{ Cleanup(func()) }) {
 // was folded.
 func FoldLate(dir string) (synced bool, err error) {
 	cfg := &Config{SpoolDir: dir, SpoolMaxBytes: 1 << 30, SpoolSync: time.Second, Logger: slog.New(slog.DiscardHandler)}
-	s := newSpool(cfg, newClock(time.Second), new(parking), func([]parkedLine) {})
+	s := newSpool(cfg, newClock(time.Second), new(parking), func([]parkedLine) {}, func() {})
 	s.start()
 	defer s.close()
 	a := newAccount("a", 1)
 	m := a.addMeterLocked("api", AggregateSum)
 	r := &record{meter: m, calls: 1, piece: piece{quantity: 1}}
-	if !s.begin(r, 1) {
+	if !s.begin(r) {
 		return false, errors.New("no room")
 	}
 	g := r.segment
@@ -163,4 +164,14 @@ func FoldLate(dir string) (synced bool, err error) {
 	m.foldLocked(1)
 	m.sealLocked()
 	return g.dirty.Load(), nil
+}
+
+// BreakSegments does what an fsync that fails does.
+func BreakSegments(c *Client) {
+	s := c.usage.spool
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, g := range append(slices.Clone(s.filled), s.active) {
+		g.broken.Store(true)
+	}
 }

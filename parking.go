@@ -38,15 +38,15 @@ var parkedFiles = [...]string{ParkedDead: "dead-letters.jsonl", ParkedInDoubt: "
 // maxParked bounds what is parked in memory.
 const maxParked = 10_000
 
-// parkedLine is a parked record in its file. Bytes that are not text are in the
-// fields with "base64".
+// parkedLine is a parked record in its file. Where a string of it is not text, all
+// of them are in the field "base64".
 type parkedLine struct {
 	kind Parked
 
 	ID         string            `json:"id,omitempty"`
 	Customer   string            `json:"customer,omitempty"`
 	Feature    string            `json:"feature,omitempty"`
-	Binary     *[3][]byte        `json:"base64,omitempty"` // ID, customer and feature, when one is not UTF-8
+	Binary     [][]byte          `json:"base64,omitempty"` // ID, customer, feature, keys and values of the properties
 	Quantity   int64             `json:"quantity"`
 	Time       time.Time         `json:"time"`
 	Properties map[string]string `json:"properties,omitempty"`
@@ -68,9 +68,13 @@ func parkedFrom(kind Parked, u *Usage, reason error) parkedLine {
 
 func (l *parkedLine) encode() ([]byte, error) {
 	out := *l
-	if !utf8.ValidString(l.ID) || !utf8.ValidString(l.Customer) || !utf8.ValidString(l.Feature) {
-		out.Binary = &[3][]byte{[]byte(l.ID), []byte(l.Customer), []byte(l.Feature)}
-		out.ID, out.Customer, out.Feature = "", "", ""
+	all := [][]byte{[]byte(l.ID), []byte(l.Customer), []byte(l.Feature)}
+	for k, v := range l.Properties {
+		all = append(all, []byte(k), []byte(v))
+	}
+	if slices.ContainsFunc(all, func(b []byte) bool { return !utf8.Valid(b) }) {
+		out.Binary = all
+		out.ID, out.Customer, out.Feature, out.Properties = "", "", "", nil
 	}
 	b, err := json.Marshal(&out)
 	return append(b, '\n'), err
@@ -82,7 +86,16 @@ func decodeParked(kind Parked, line []byte) (l parkedLine, ok bool) {
 	}
 	l.kind = kind
 	if b := l.Binary; b != nil {
+		if len(b) < 3 || len(b)%2 == 0 {
+			return l, false
+		}
 		l.ID, l.Customer, l.Feature, l.Binary = string(b[0]), string(b[1]), string(b[2]), nil
+		for pair := range slices.Chunk(b[3:], 2) {
+			if l.Properties == nil {
+				l.Properties = make(map[string]string)
+			}
+			l.Properties[string(pair[0])] = string(pair[1])
+		}
 	}
 	return l, l.ID != "" && l.Calls > 0 && validKey(l.Customer) && validKey(l.Feature)
 }
@@ -108,7 +121,8 @@ func (p *parking) appendLocked(lines []parkedLine) error {
 		return err
 	}
 	var b []byte
-	if info, err := f.Stat(); err == nil && info.Size() > 0 {
+	info, err := f.Stat()
+	if err == nil && info.Size() > 0 {
 		last := make([]byte, 1)
 		if _, err := f.ReadAt(last, info.Size()-1); err == nil && last[0] != '\n' {
 			b = append(b, '\n') // a process was killed while it wrote
@@ -123,7 +137,11 @@ func (p *parking) appendLocked(lines []parkedLine) error {
 		b = append(b, line...)
 	}
 	_, err = f.Write(b)
-	return errors.Join(err, f.Sync(), f.Close())
+	err = errors.Join(err, f.Sync(), f.Close())
+	if info == nil || info.Size() == 0 {
+		syncDir(p.slot)
+	}
+	return err
 }
 
 // readParked reads a file of parked records. What is not one is returned as it is.
@@ -213,16 +231,17 @@ func (p *parking) open(slot string) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.slot = slot
-	lines := p.lines
-	p.lines = nil
 	for _, kind := range []Parked{ParkedDead, ParkedInDoubt} {
-		some := slices.DeleteFunc(slices.Clone(lines), func(l parkedLine) bool { return l.kind != kind })
+		of := func(l parkedLine) bool { return l.kind == kind }
+		some := slices.DeleteFunc(slices.Clone(p.lines), func(l parkedLine) bool { return !of(l) })
 		if len(some) == 0 {
 			continue
 		}
 		if err := p.appendLocked(some); err != nil {
+			p.slot = "" // they stay in memory
 			return err
 		}
+		p.lines = slices.DeleteFunc(p.lines, of)
 	}
 	return nil
 }
@@ -241,6 +260,12 @@ func (p *parking) adopt(slot string) (lines []parkedLine, unreadable int, err er
 		if p.slot != "" && slot != p.slot && len(found)+len(bad) > 0 {
 			mine, badToo, err := readParked(p.slot, kind)
 			if err == nil {
+				// A process that was killed before it removed the other file has them already.
+				known := make(map[parkedKey]bool, len(mine))
+				for i := range mine {
+					known[mine[i].key()] = true
+				}
+				found = slices.DeleteFunc(found, func(l parkedLine) bool { return known[l.key()] })
 				err = p.rewriteLocked(kind, append(mine, found...), append(badToo, bad...))
 			}
 			if err == nil {

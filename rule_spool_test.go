@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -169,7 +170,7 @@ func TestSpool_DeadLettersAreKeptUntilTheyAreRedriven(t *testing.T) {
 					return nil
 				})
 				c := spooled(t, dir, sink, Config{})
-				c.Record(Usage{Customer: "\xff", Feature: "bad", Quantity: 2, ID: "1", Properties: map[string]string{"k": "v"}})
+				c.Record(Usage{Customer: "\xff", Feature: "bad", Quantity: 2, ID: "1", Properties: map[string]string{"k\xff": "\xfe", "l": ""}})
 				c.Track("a", "bad", 3)
 				c.Track("a", "bad", 4)
 				c.Track("a", "api", 5)
@@ -202,6 +203,9 @@ func TestSpool_DeadLettersAreKeptUntilTheyAreRedriven(t *testing.T) {
 				require.Zero(t, u.DeadLettered)
 				require.EqualValues(t, 7, sink.Total("a", "bad"))
 				require.EqualValues(t, 2, sink.Total("\xff", "bad"))
+				require.True(t, slices.ContainsFunc(sink.Accepted(), func(u Usage) bool {
+					return maps.Equal(u.Properties, map[string]string{"k\xff": "\xfe", "l": ""})
+				}))
 				if dir != "" {
 					require.Empty(t, filesIn(t, dir))
 				}

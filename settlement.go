@@ -11,6 +11,7 @@ type settlement struct {
 	at      int64 // precise: when the acknowledgement was read
 	dead    bool
 	spooled bool // it stays on disk, for the next run
+	counted bool // by close, as spooled
 	inDoubt bool
 	drop    dropReason // when neither acked, dead nor in doubt
 	err     error
@@ -65,6 +66,7 @@ func (b *batcher) settle(records []*record, s settlement) (calls uint64) {
 		b.settledOnDisk(marks)
 	}
 	switch {
+	case s.counted:
 	case s.spooled:
 		b.tally.spooled.Add(calls)
 	case s.state == pieceAcked:
@@ -199,8 +201,16 @@ func (b *batcher) endedLocked(mine *cohort) bool {
 // record, not as a difference, so that the account can be checked.
 func (b *batcher) pendingCalls() (calls uint64) {
 	b.mu.Lock()
-	records := append([]*record(nil), b.ready...)
-	records = append(records, b.alone...)
+	records, spilt := b.recordsLocked(), b.tally.spilt.Load()
+	b.mu.Unlock()
+	b.eachRecord(records, func(r *record) { calls += r.calls })
+	return calls + b.localCalls() + b.tally.spooled.Load() + spilt
+}
+
+// recordsLocked returns all records that are in memory and have no end yet, and
+// some that have.
+func (b *batcher) recordsLocked() []*record {
+	records := slices.Concat(b.ready, b.alone)
 	for d := range b.flying {
 		records = append(records, d.records...)
 	}
@@ -213,9 +223,7 @@ func (b *batcher) pendingCalls() (calls uint64) {
 		records = append(append(records, in.fresh...), in.waited...)
 		in.mu.Unlock()
 	}
-	b.mu.Unlock()
-	b.eachRecord(records, func(r *record) { calls += r.calls })
-	return calls + b.localCalls() + b.tally.spooled.Load() + b.tally.spilt.Load()
+	return records
 }
 
 // localCalls counts the calls that no Sink will ever take.
@@ -251,14 +259,9 @@ func (b *batcher) close(ctx context.Context) error {
 	b.mu.Lock()
 	b.shut = true // from here on a delivery that is about to begin does not
 	b.gatherLocked(true)
-	left := append(b.ready, b.alone...)
-	for _, d := range b.retries {
-		left = append(left, d.records...)
-	}
-	for d := range b.flying {
-		left = append(left, d.records...)
-	}
+	left := b.recordsLocked()
 	b.ready, b.alone, b.retries = nil, nil, nil
+	b.tally.spooled.Add(b.tally.spilt.Swap(0))
 	b.mu.Unlock()
 
 	// What was sent without an answer may have arrived: it is in doubt. The rest
@@ -281,7 +284,6 @@ func (b *batcher) close(ctx context.Context) error {
 		end.err = ErrClosed // it survives the process, maybe not the machine
 	}
 	b.settle(kept, end)
-	b.tally.spooled.Add(b.tally.spilt.Swap(0))
 	b.settle(doubtful, settlement{state: pieceLost, inDoubt: true, err: errInDoubt})
 	lost := b.settle(unsent, settlement{state: pieceLost, drop: dropUndelivered, err: ErrClosed})
 	if b.spool == nil { // else it is parked on disk

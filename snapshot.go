@@ -89,11 +89,7 @@ func replaceFile(name string, write func(*os.File) error) (err error) {
 	if err = os.Rename(f.Name(), name); err != nil {
 		return err
 	}
-	// Where a directory can't be synced (windows) the rename is as durable as it gets.
-	if d, err := os.Open(dir); err == nil {
-		_ = d.Sync()
-		_ = d.Close()
-	}
+	syncDir(dir)
 	return nil
 }
 

@@ -38,9 +38,12 @@ type spool struct {
 	log  *slog.Logger
 	wake chan struct{}
 
-	clock   *clock
-	parking *parking
-	parked  func([]parkedLine) // is told what earlier processes parked
+	mostUnsaved int // records that are in memory only
+
+	clock    *clock
+	parking  *parking
+	parked   func([]parkedLine) // is told what earlier processes parked
+	overfull func()             // is told when records must go
 
 	dir  string   // of the slot, "" until there is one; owned by the loop
 	slot *os.File // its lock
@@ -58,6 +61,7 @@ type spool struct {
 	unsaved []*record  // they are only in memory
 	saving  int        // so are these, which the loop has taken out of unsaved
 	backlog []leftover // segments that wait to be read, oldest first
+	aside   []leftover // segments that could not be read, until the next try
 	bytes   int64      // of all segments
 	wanted  int        // bytes that a record needs, more than a segment has
 	pass    *syncPass  // the next one
@@ -83,10 +87,10 @@ const (
 	slots      = 1 << 10
 )
 
-func newSpool(cfg *Config, clock *clock, parking *parking, parked func([]parkedLine)) *spool {
+func newSpool(cfg *Config, clock *clock, parking *parking, parked func([]parkedLine), overfull func()) *spool {
 	return &spool{
 		clock: clock, root: cfg.SpoolDir, most: cfg.SpoolMaxBytes, sync: cfg.SpoolSync, log: cfg.Logger,
-		parking: parking, parked: parked,
+		mostUnsaved: cfg.MaxPending, parking: parking, parked: parked, overfull: overfull,
 		wake: make(chan struct{}, 1), pass: &syncPass{done: make(chan struct{})},
 	}
 }
@@ -112,13 +116,15 @@ func (s *spool) open() error {
 			_ = lock.Close()
 			return err
 		}
+		lines := s.parkedIn(dir)
+		if err := s.parking.open(dir); err != nil {
+			_ = lock.Close()
+			return err
+		}
 		s.dir, s.slot = dir, lock
-		s.adoptParked(dir) // first: what is parked is not taken up from a segment
+		s.parked(lines) // first: what is parked is not taken up from a segment
 		for _, path := range left {
 			s.addBacklog(path)
-		}
-		if err := s.parking.open(dir); err != nil {
-			return err
 		}
 		s.adopt()
 		return nil
@@ -200,7 +206,7 @@ func (s *spool) adopt() {
 		if lock == nil || err != nil {
 			continue
 		}
-		s.adoptParked(dir)
+		s.parked(s.parkedIn(dir))
 		left, _ := segmentsIn(dir) // now that nobody else moves them
 		for _, path := range left {
 			to := filepath.Join(s.dir, filepath.Base(path))
@@ -215,7 +221,8 @@ func (s *spool) adopt() {
 	}
 }
 
-func (s *spool) adoptParked(slot string) {
+// parkedIn takes over what is parked in a slot.
+func (s *spool) parkedIn(slot string) []parkedLine {
 	lines, unreadable, err := s.parking.adopt(slot)
 	if unreadable > 0 {
 		s.damaged.Add(uint64(unreadable))
@@ -224,7 +231,7 @@ func (s *spool) adoptParked(slot string) {
 	if err != nil {
 		s.log.Error("entitlements: parked usage in Config.SpoolDir can't be taken over", "slot", slot, "error", err)
 	}
-	s.parked(lines)
+	return lines
 }
 
 // syncDir makes what was created in or moved to a directory survive the machine.
@@ -256,12 +263,12 @@ func (s *spool) fits(r *record) bool {
 // segment now the record is in memory only, until there is. It reports false, and
 // has done nothing, when there is no room by SpoolMaxBytes, or too many are in
 // memory only.
-func (s *spool) begin(r *record, mostUnsaved int) bool {
+func (s *spool) begin(r *record) bool {
 	if s.placeLocked(r) {
 		return true
 	}
 	s.nudge()
-	if !s.room(mostUnsaved) {
+	if !s.room() {
 		return false
 	}
 	s.later(r)
@@ -366,30 +373,65 @@ func (s *spool) nudge() {
 }
 
 // room reports whether another record may be kept.
-func (s *spool) room(mostUnsaved int) bool {
+func (s *spool) room() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.spare) > 0 {
 		return true
 	}
-	return s.bytes+int64(segmentSize) <= s.most && s.waitingLocked() < mostUnsaved
+	return s.bytes+int64(segmentSize) <= s.most && s.waitingLocked() < s.mostUnsaved
 }
 
 // waitingLocked is how many records are in memory only.
 func (s *spool) waitingLocked() int { return len(s.unsaved) + s.saving }
 
-// crowded reports whether too many records wait for room on disk.
-func (s *spool) crowded(mostUnsaved int) bool {
+// flooded reports whether records come faster than the loop makes room for them.
+func (s *spool) flooded() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return len(s.spare) == 0 && (len(s.unsaved) > 0 && s.bytes+int64(segmentSize) > s.most || s.waitingLocked() > mostUnsaved)
+	return s.waitingLocked() >= s.mostUnsaved+max(64, s.mostUnsaved/4)
 }
 
-// pressed reports whether records wait for room on disk, which others must make.
+// crowded reports whether too many records wait for room on disk.
+func (s *spool) crowded() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.spare) == 0 && (len(s.unsaved) > 0 && s.bytes+int64(segmentSize) > s.most || s.waitingLocked() > s.mostUnsaved)
+}
+
+// pressed reports whether records wait for room on disk which others must make:
+// which is not yet there, nor about to be.
 func (s *spool) pressed() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return len(s.unsaved) > 0 && len(s.spare) == 0 && s.bytes+int64(segmentSize) > s.most
+	if len(s.unsaved) == 0 || len(s.spare) > 0 {
+		return false
+	}
+	bytes := s.bytes + int64(segmentSize)
+	for _, g := range s.filled {
+		if g.live.Load() == 0 {
+			bytes -= int64(g.size)
+		}
+	}
+	return bytes > s.most
+}
+
+// unplaced returns the records that are in memory only, oldest first, and how many
+// of them are too many.
+func (s *spool) unplaced() (records []*record, over int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.spare) > 0 || len(s.unsaved) <= s.mostUnsaved {
+		return nil, 0
+	}
+	return slices.Clone(s.unsaved), len(s.unsaved) - s.mostUnsaved
+}
+
+// forget is for records that are dropped.
+func (s *spool) forget(dropped map[*record]bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.unsaved = slices.DeleteFunc(s.unsaved, func(r *record) bool { return dropped[r] })
 }
 
 // run makes segments before they are needed, syncs, and cleans up. Owned by New,
@@ -411,8 +453,12 @@ func (s *spool) run(ctx context.Context) {
 
 // upkeep is one round of the loop.
 func (s *spool) upkeep(due bool) {
+	s.clean()
 	err := s.provide()
 	s.save()
+	if s.crowded() {
+		s.overfull()
+	}
 	s.mu.Lock()
 	asked := s.asked
 	s.mu.Unlock()
@@ -421,9 +467,9 @@ func (s *spool) upkeep(due bool) {
 			err = failed
 		}
 	}
-	s.clean()
 	if s.dir != "" && time.Since(s.adoptedAt) >= adoptEvery {
 		s.adopt()
+		s.retry()
 	}
 	s.tell(err)
 }

@@ -117,11 +117,15 @@ func mix(a, salt uint64) uint64 {
 
 // sizeOf is the length of the frame of a record.
 func (f *frame) sizeOf() int {
-	n := frameFixed + len(f.id) + len(f.customer) + len(f.feature)
+	n := frameFixed + len(f.id) + len(f.customer) + len(f.feature) + f.propertiesSize()
+	return (n + 7) &^ 7
+}
+
+func (f *frame) propertiesSize() (n int) {
 	for k, v := range f.properties {
 		n += uvarintSize(len(k)) + len(k) + uvarintSize(len(v)) + len(v)
 	}
-	return (n + 7) &^ 7
+	return n
 }
 
 func uvarintSize(n int) int {
@@ -135,6 +139,7 @@ func (f *frame) put(segment []byte) (commit uint64) {
 	b := segment[f.at:][:f.sizeOf()]
 	words.PutUint64(b[frameTime:], uint64(f.stamp))
 	b[frameSizes], b[frameSizes+1], b[frameSizes+2] = byte(len(f.id)), byte(len(f.customer)), byte(len(f.feature))
+	words.PutUint32(b[frameSizes+4:], uint32(f.propertiesSize())) // before them: see torn
 	words.PutUint64(b[frameStage:], stageWord(f.stage, f.unknown, f.at))
 	words.PutUint64(b[frameFirst:], stageWord(stageSent, f.first, f.at))
 	half := frameCount + 16*int(f.calls&1)
@@ -144,14 +149,12 @@ func (f *frame) put(segment []byte) (commit uint64) {
 	for _, s := range []string{f.id, f.customer, f.feature} {
 		at += copy(b[at:], s)
 	}
-	begin := at
 	for k, v := range f.properties {
 		at += binary.PutUvarint(b[at:], uint64(len(k)))
 		at += copy(b[at:], k)
 		at += binary.PutUvarint(b[at:], uint64(len(v)))
 		at += copy(b[at:], v)
 	}
-	words.PutUint32(b[frameSizes+4:], uint32(at-begin))
 	return uint64(len(b)) | uint64(frameSum(b))<<32
 }
 

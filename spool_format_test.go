@@ -3,6 +3,7 @@ package entitlements
 import (
 	"fmt"
 	"maps"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -126,12 +127,18 @@ func TestSpoolFormat_AFrameThatWasCutOffIsNone(t *testing.T) {
 	data, want := smallSegment(t)
 	end := len(data)
 	data = append(data, make([]byte, 4096-end)...)
-	f := frame{at: end, id: "cut", customer: "e", feature: "api", quantity: 1, calls: 1, stage: stagePending}
-	f.put(data)
-	got, damaged, err := framesOf(data)
-	require.NoError(t, err)
-	require.Zero(t, damaged)
-	require.Equal(t, want, got)
+	for _, properties := range []map[string]string{nil, {"pad": strings.Repeat("x", 2000)}} {
+		f := frame{at: end, id: "cut", customer: "e", feature: "api", quantity: 1, calls: 1, stage: stagePending, properties: properties}
+		clear(data[end:])
+		f.put(data)
+		for cut := range len(data) - end { // and less and less of it
+			data[len(data)-1-cut] = 0
+			got, damaged, err := framesOf(data)
+			require.NoError(t, err)
+			require.Zero(t, damaged)
+			require.Equal(t, want, got)
+		}
+	}
 }
 
 func FuzzSpoolReader(f *testing.F) {

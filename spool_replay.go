@@ -1,9 +1,12 @@
 package entitlements
 
 import (
+	"errors"
+	"io/fs"
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 )
@@ -20,48 +23,56 @@ type leftover struct {
 // stopped: what was sent without an answer is tried again as what was sent then,
 // with its ID, and only for as long as the sink dedupes.
 func (b *batcher) replay(now int64) {
-	for {
-		b.mu.Lock()
-		shut := b.shut
-		b.mu.Unlock()
-		if shut {
-			return // the next run goes on
-		}
-		press := b.cfg.Overflow == DropOldest && b.spool.pressed()
-		if !press && b.pending.Load() >= int64(max(1, b.cfg.MaxPending/2)) {
-			return
-		}
-		l, ok := b.spool.next()
-		if !ok {
-			return
-		}
-		fresh, sent := b.takeUp(l, now)
-		b.mu.Lock()
-		shut = b.shut
-		if !shut && !press {
-			b.ready = append(b.ready, fresh...)
-			for len(sent) > 0 {
-				n := min(len(sent), b.limits.MaxBatch)
-				b.retries = append(b.retries, b.newDelivery(sent[:n:n]))
-				sent = sent[n:]
-			}
-		}
-		b.mu.Unlock()
-		switch {
-		case shut:
-			b.settle(append(fresh, sent...), settlement{state: pieceLost, spooled: true})
-		case press:
-			b.settle(append(fresh, sent...), settlement{state: pieceLost, drop: dropOverflow, err: errDropped[dropOverflow]})
-		}
-		b.spool.taken()
+	for b.replayOne(now) {
 		b.announce()
 	}
 }
 
+// replayOne reports whether it took up a segment.
+func (b *batcher) replayOne(now int64) bool {
+	b.mu.Lock()
+	shut := b.shut
+	b.mu.Unlock()
+	press := b.cfg.Overflow == DropOldest && b.spool.pressed()
+	if shut || !press && b.pending.Load() >= int64(max(1, b.cfg.MaxPending/2)) {
+		return false // the next run goes on, or this one when there is room
+	}
+	l, ok := b.spool.next()
+	if !ok {
+		return false
+	}
+	defer b.spool.taken()
+	fresh, sent, calls := b.takeUp(l, now)
+	b.mu.Lock()
+	shut = b.shut
+	if !shut && l.spilt != nil {
+		b.tally.spilt.Add(-calls)
+	}
+	if !shut && !press {
+		b.ready = append(b.ready, fresh...)
+		for len(sent) > 0 {
+			n := min(len(sent), b.limits.MaxBatch)
+			b.retries = append(b.retries, b.newDelivery(sent[:n:n]))
+			sent = sent[n:]
+		}
+	}
+	b.mu.Unlock()
+	switch {
+	case shut:
+		b.settle(append(fresh, sent...), settlement{state: pieceLost, spooled: true, counted: l.spilt != nil})
+	case press:
+		b.settle(append(fresh, sent...), settlement{state: pieceLost, drop: dropOverflow, err: errDropped[dropOverflow]})
+	}
+	return true
+}
+
 // takeUp makes records of what has no end in a segment.
-func (b *batcher) takeUp(l leftover, now int64) (fresh, sent []*record) {
-	g, frames := b.spool.read(l)
-	var calls uint64
+func (b *batcher) takeUp(l leftover, now int64) (fresh, sent []*record, calls uint64) {
+	g, frames, err := b.spool.read(l)
+	if err != nil {
+		b.spool.setAside(l, err)
+		return nil, nil, 0
+	}
 	for i := range frames {
 		if l.spilt == nil && b.isParked(&frames[i]) {
 			now := secondsOf(now, now)
@@ -76,12 +87,10 @@ func (b *batcher) takeUp(l leftover, now int64) (fresh, sent []*record) {
 			fresh = append(fresh, r)
 		}
 	}
-	if l.spilt != nil {
-		b.tally.spilt.Add(-calls)
-	} else {
+	if l.spilt == nil {
 		b.tally.restored.Add(calls)
 	}
-	return fresh, sent
+	return fresh, sent, calls
 }
 
 // resume makes a record of a frame.
@@ -154,34 +163,54 @@ func (s *spool) taken() {
 func (s *spool) behind() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.reading || len(s.backlog) > 0
+	return s.reading || len(s.backlog) > 0 || slices.ContainsFunc(s.aside, func(l leftover) bool { return l.spilt != nil })
+}
+
+// setAside is for a segment that can't be read now. It is tried again later. One
+// that somebody removed is not.
+func (s *spool) setAside(l leftover, err error) {
+	s.log.Error("entitlements: usage in Config.SpoolDir can't be read", "file", l.path, "error", err)
+	if errors.Is(err, fs.ErrNotExist) {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.aside = append(s.aside, l)
+}
+
+// retry lets what was set aside be read again.
+func (s *spool) retry() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.backlog, s.aside = append(s.backlog, s.aside...), nil
 }
 
 // read returns what has no end in a segment. What is damaged in it is kept beside
 // it, and told of.
-func (s *spool) read(l leftover) (*segment, []frame) {
-	path := l.path
-	data, err := os.ReadFile(path)
-	if err != nil {
-		s.log.Error("entitlements: usage in Config.SpoolDir can't be read", "file", path, "error", err)
-		return nil, nil
-	}
-	g := l.spilt
+func (s *spool) read(l leftover) (*segment, []frame, error) {
+	path, g := l.path, l.spilt
 	if g == nil {
 		file, err := os.OpenFile(path, os.O_RDWR, 0)
 		if err != nil {
-			s.log.Error("entitlements: usage in Config.SpoolDir can't be written", "file", path, "error", err)
-			return nil, nil
+			return nil, nil, err
 		}
-		g = &segment{path: path, file: file, size: len(data)}
+		g = &segment{path: path, file: file}
 	}
+	data, err := g.content()
+	if err != nil {
+		if l.spilt == nil {
+			_ = g.file.Close()
+		}
+		return nil, nil, err
+	}
+	g.size = len(data)
 	prefix, whole, foreign := readHeader(data)
 	if foreign != nil {
 		prefix = prefixIn(path)
 	}
 	g.prefix = prefix
 	var frames []frame
-	intact := 0
+	intact, copied := 0, true
 	damaged := readSegment(data, prefix, func(f frame) {
 		intact++
 		if f.stage != stageSettled {
@@ -190,15 +219,18 @@ func (s *spool) read(l leftover) (*segment, []frame) {
 	})
 	switch {
 	case foreign != nil && intact == 0:
-		s.quarantine(path, data, len(data), foreign)
+		copied = s.quarantine(path, data, len(data), foreign)
 	case foreign != nil:
-		s.quarantine(path, data, damaged+segmentHeader, foreign)
+		copied = s.quarantine(path, data, damaged+segmentHeader, foreign)
 	case damaged > 0:
-		s.quarantine(path, data, damaged, errDamaged)
+		copied = s.quarantine(path, data, damaged, errDamaged)
 	case !whole:
-		s.quarantine(path, data, 0, errCut)
+		copied = s.quarantine(path, data, 0, errCut)
 	}
 	g.live.Store(int64(len(frames)))
+	if !copied {
+		g.live.Add(1) // it stays, for the next run to try
+	}
 	if l.spilt == nil {
 		s.mu.Lock()
 		s.filled = append([]*segment{g}, s.filled...)
@@ -207,16 +239,18 @@ func (s *spool) read(l leftover) (*segment, []frame) {
 	if len(frames) == 0 {
 		s.nudge() // it goes
 	}
-	return g, frames
+	return g, frames, nil
 }
 
-// quarantine keeps a copy of a segment that is not whole, and tells of it.
-func (s *spool) quarantine(path string, data []byte, damaged int, why error) {
+// quarantine keeps a copy of a segment that is not whole, and tells of it. It
+// reports whether it could.
+func (s *spool) quarantine(path string, data []byte, damaged int, why error) bool {
 	s.damaged.Add(uint64(damaged))
 	copied := path + ".damaged"
 	err := os.WriteFile(copied, data, 0o600)
 	s.log.Error("entitlements: part of Config.SpoolDir can't be read, what is intact is delivered",
 		"file", path, "reason", why, "bytes", damaged, "copy", copied, "copyError", err)
+	return err == nil
 }
 
 // prefixIn is the beginning of the IDs of a segment whose header is damaged: its

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"sync"
@@ -94,6 +95,21 @@ func (s *segment) release() {
 		unmapFile(s.mem)
 	}
 	s.mapped, s.mem = false, nil
+}
+
+// content reads the file: by its descriptor, so it is no matter what became of its
+// name.
+func (s *segment) content() ([]byte, error) {
+	info, err := s.file.Stat()
+	if err != nil {
+		return nil, err
+	}
+	data := make([]byte, info.Size())
+	_, err = s.file.ReadAt(data, 0)
+	if errors.Is(err, io.EOF) {
+		err = nil
+	}
+	return data, err
 }
 
 func (s *segment) remove() {

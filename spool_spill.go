@@ -1,6 +1,7 @@
 package entitlements
 
 import (
+	"maps"
 	"slices"
 	"time"
 )
@@ -15,21 +16,74 @@ func (b *batcher) spill() {
 		return
 	}
 	spilt := b.spillable(b.pending.Load() - most/4*3)
-	var calls uint64
 	segments := make(map[*segment]bool)
 	for _, r := range spilt {
 		a := r.meter.account
 		a.mu.Lock()
-		calls += r.calls
 		r.meter.spillLocked(r)
 		a.mu.Unlock()
 		segments[r.segment] = true
 	}
-	b.tally.spilt.Add(calls)
 	b.pending.Add(-int64(len(spilt)))
 	b.spool.leave(segments)
 	for _, r := range spilt {
 		r.cohort.open.Add(-1) // who waits for it finds that the spool is behind
+	}
+}
+
+// overflow makes room for records that are in memory only, by DropOldest: on disk
+// where that is full, a segment at a time, and in memory where it is not.
+func (b *batcher) overflow() {
+	for b.cfg.Overflow == DropOldest {
+		full := b.spool.pressed()
+		unplaced, over := b.spool.unplaced()
+		if !full && over == 0 {
+			return
+		}
+		dropped := make(map[*record]bool)
+		b.mu.Lock()
+		b.gatherLocked(true)
+		if full {
+			b.oldestSegmentLocked(dropped)
+		}
+		if len(dropped) == 0 {
+			b.oldestUnplacedLocked(dropped, unplaced, over)
+		}
+		b.ready = slices.DeleteFunc(b.ready, func(r *record) bool { return dropped[r] })
+		b.mu.Unlock()
+		if len(dropped) == 0 {
+			return // all of it is being sent or tried again: at most FlushConcurrency batches
+		}
+		b.settle(slices.Collect(maps.Keys(dropped)), settlement{state: pieceLost, drop: dropOverflow, err: errDropped[dropOverflow]})
+		b.spool.forget(dropped)
+	}
+}
+
+// oldestSegmentLocked finds what is in one segment with the oldest record of ready.
+func (b *batcher) oldestSegmentLocked(found map[*record]bool) {
+	var oldest *segment
+	for _, r := range b.ready {
+		g := r.place()
+		if oldest == nil {
+			oldest = g
+		}
+		if g != nil && g == oldest {
+			found[r] = true
+		}
+	}
+}
+
+// oldestUnplacedLocked finds so many of the oldest records that are in memory only
+// and in ready.
+func (b *batcher) oldestUnplacedLocked(found map[*record]bool, unplaced []*record, most int) {
+	ready := make(map[*record]bool, len(b.ready))
+	for _, r := range b.ready {
+		ready[r] = true
+	}
+	for _, r := range unplaced {
+		if len(found) < most && ready[r] {
+			found[r] = true
+		}
 	}
 }
 
@@ -61,6 +115,7 @@ func (b *batcher) spillable(wanted int64) (spilt []*record) {
 		}
 		return goes
 	})
+	b.eachRecord(spilt, func(r *record) { b.tally.spilt.Add(r.calls) })
 	return spilt
 }
 
@@ -68,7 +123,7 @@ func (b *batcher) spillable(wanted int64) (spilt []*record) {
 // sent, nobody waits for it, and nothing is folded into it any more.
 func (r *record) restsLocked(coarse int64) bool {
 	m := r.meter
-	if r.segment == nil || r.sent != 0 || r.report != nil || r.waived != 0 || m.fold == AggregateLast {
+	if r.segment == nil || r.segment.broken.Load() || r.sent != 0 || r.report != nil || r.waived != 0 || m.fold == AggregateLast {
 		return false
 	}
 	if m.open == r && coarse >= m.until {

@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"maps"
 	"math"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -88,7 +87,7 @@ type intake struct {
 type usageTally struct {
 	restored, delivered, inDoubt, deadLettered atomic.Uint64
 	spooled                                    atomic.Uint64 // left to the next run
-	spilt                                      atomic.Uint64 // pending, and on disk only
+	spilt                                      atomic.Uint64 // pending, and on disk only; changed under batcher.mu
 	dropped                                    [dropReasons]atomic.Uint64
 }
 
@@ -130,7 +129,7 @@ func newBatcher(cfg *Config, clock *clock, counters *stripes, books *books, runn
 	}
 	b.cohort.Store(new(cohort))
 	if cfg.SpoolDir != "" {
-		b.spool = newSpool(cfg, clock, &b.parking, b.found)
+		b.spool = newSpool(cfg, clock, &b.parking, b.found, b.kick)
 	}
 	return b
 }
@@ -202,6 +201,10 @@ func (b *batcher) counted(dropped dropReason, ok bool) {
 	}
 	switch n := b.pending.Load(); {
 	case b.cfg.Overflow == DropOldest && b.over(n):
+		if b.spool != nil {
+			b.kick() // what waits for the disk is for the loop
+			return
+		}
 		b.makeRoom()
 	case n >= int64(b.cfg.MaxPending+1)/2 && !b.forced.Load():
 		b.kick()
@@ -255,9 +258,9 @@ func (b *batcher) admit(r *record) (dropReason, bool) {
 	}
 	over := b.over(b.pending.Add(1))
 	if b.spool != nil {
-		over = !b.spool.begin(r, b.cfg.MaxPending)
+		over = !b.spool.begin(r)
 	}
-	if over && (b.cfg.Overflow == DropNewest || b.sink == nil) {
+	if over && (b.cfg.Overflow == DropNewest || b.sink == nil || b.spool != nil && b.spool.flooded()) {
 		b.pending.Add(-1)
 		return dropOverflow, false
 	}
@@ -278,7 +281,7 @@ func (b *batcher) admit(r *record) (dropReason, bool) {
 // over reports whether there are more records than there is room for.
 func (b *batcher) over(records int64) bool {
 	if b.spool != nil {
-		return b.spool.crowded(b.cfg.MaxPending)
+		return b.spool.crowded()
 	}
 	return records > int64(b.cfg.MaxPending)
 }
@@ -330,8 +333,7 @@ func (b *batcher) endOf(m *meter, stamp int64) int64 {
 	return end
 }
 
-// makeRoom drops the oldest record that is not being sent; with a spool, those
-// that are in one segment with it.
+// makeRoom drops the oldest record that is not being sent.
 func (b *batcher) makeRoom() {
 	b.mu.Lock()
 	if len(b.ready) == 0 {
@@ -342,28 +344,7 @@ func (b *batcher) makeRoom() {
 		return // all of it is being sent or tried again: at most FlushConcurrency batches
 	}
 	oldest := b.ready[:1:1]
-	if g := oldest[0].place(); g == nil {
-		b.ready = b.ready[1:]
-	} else if !b.spool.pressed() {
-		// It is memory that has no room: the oldest that is there only.
-		i := slices.IndexFunc(b.ready, func(r *record) bool { return r.place() == nil })
-		if i < 0 {
-			b.mu.Unlock()
-			return
-		}
-		oldest = []*record{b.ready[i]}
-		b.ready = slices.Delete(b.ready, i, i+1)
-	} else {
-		// The disk has room when nothing in a segment is left.
-		oldest = nil
-		b.ready = slices.DeleteFunc(b.ready, func(r *record) bool {
-			drop := r.place() == g
-			if drop {
-				oldest = append(oldest, r)
-			}
-			return drop
-		})
-	}
+	b.ready = b.ready[1:]
 	b.mu.Unlock()
 	b.settle(oldest, settlement{state: pieceLost, drop: dropOverflow, err: errDropped[dropOverflow]})
 }
@@ -390,7 +371,8 @@ func (b *batcher) run(ctx context.Context) {
 	timer := time.NewTimer(min(b.cfg.FlushInterval, b.cfg.ReservationTTL))
 	defer timer.Stop()
 	due := b.clock.precise() + int64(b.cfg.FlushInterval)
-	swept, shard, spills := int64(0), 0, int64(0)
+	swept, shard := int64(0), 0
+	spills, rescues := int64(0), int64(0)
 	for {
 		select {
 		case <-ctx.Done():
@@ -411,7 +393,12 @@ func (b *batcher) run(ctx context.Context) {
 				spills = now + int64(time.Minute)
 				b.spill()
 			}
+			if now >= rescues { // likewise, if a segment is broken
+				rescues = now + int64(time.Second)
+				b.rescue()
+			}
 			b.replay(now)
+			b.overflow()
 		}
 		wait := b.dispatch(ctx, now)
 		if now-swept >= int64(250*time.Millisecond) {

@@ -43,10 +43,12 @@ func TestSpool_MemoryIsBoundedWithoutADisk(t *testing.T) {
 		t.Run(overflow.String(), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				dir, heal := brokenSpool(t)
-				c := spooled(t, dir, downSink(), Config{MaxPending: 100, Overflow: overflow})
+				c := spooled(t, dir, downSink(), Config{MaxPending: 100, FlushSize: 10, Overflow: overflow})
 				for i := range 1000 {
 					c.Record(Usage{Customer: "a", Feature: "api", Quantity: 1, ID: strconv.Itoa(i)})
 				}
+				require.LessOrEqual(t, c.Stats().Usage.Pending, uint64(165), "and while the loop makes room a little more")
+				synctest.Wait()
 				u := c.Stats().Usage
 				require.LessOrEqual(t, u.Pending, uint64(102))
 				require.Equal(t, u.Recorded, u.Pending+u.Dropped)
@@ -259,5 +261,154 @@ func TestSpool_APeriodThatBeginsAmongWhatIsOnDisk(t *testing.T) {
 		require.NoError(t, err)
 		require.Zero(t, c.Decide("a", "api").Used, "the backend says so")
 		drain(t, c)
+	})
+}
+
+// What can't be written any more has its records written elsewhere.
+func TestSpool_ABrokenFileLosesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		c := spooled(t, dir, downSink(), Config{})
+		c.Track("a", "api", 1)
+		c.Record(Usage{Customer: "b", Feature: "api", Quantity: 5, ID: "5", Properties: map[string]string{"k": "v"}})
+		time.Sleep(3 * time.Second) // both were tried
+		c.Track("a", "api", 2)
+		var inUse []string
+		for _, name := range filesIn(t, dir) {
+			if data, err := os.ReadFile(name); err == nil && strings.Contains(string(data), "api") {
+				inUse = append(inUse, name)
+			}
+		}
+		require.NotEmpty(t, inUse)
+		BreakSegments(c)
+		time.Sleep(3 * time.Second)
+		synctest.Wait()
+		require.False(t, c.Stats().Usage.Degraded)
+		for _, name := range inUse {
+			require.NoFileExists(t, name)
+		}
+		c.Track("a", "api", 4)
+		left := leave(t, c)
+		require.EqualValues(t, 4, left.Spooled)
+		require.Zero(t, left.Lost)
+		sink := entitlementstest.NewSink()
+		drain(t, spooled(t, dir, sink, Config{}))
+		require.EqualValues(t, 7, sink.Total("a", "api"))
+		require.EqualValues(t, 5, sink.Total("b", "api"))
+		require.Zero(t, sink.Duplicates())
+	})
+}
+
+// A file that can't be read now is read when it can be.
+func TestSpool_AFileThatCanNotBeReadIsTriedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		c := spooled(t, dir, downSink(), Config{})
+		c.Track("a", "api", 1)
+		leave(t, c)
+		segment := filesIn(t, dir)[0]
+		require.NoError(t, os.Rename(segment, dir+".away"))
+		require.NoError(t, os.Mkdir(segment, 0o700))
+		log := new(logText)
+		sink := entitlementstest.NewSink()
+		c = spooled(t, dir, sink, Config{Logger: slog.New(slog.NewTextHandler(log, nil))})
+		time.Sleep(5 * time.Second)
+		require.Contains(t, log.String(), segment)
+		require.NoError(t, os.Remove(segment))
+		require.NoError(t, os.Rename(dir+".away", segment))
+		time.Sleep(2 * time.Minute)
+		synctest.Wait()
+		require.EqualValues(t, 1, sink.Total("a", "api"))
+		drain(t, c)
+		require.Empty(t, filesIn(t, dir))
+	})
+}
+
+// The damaged file itself stays where no copy of it can be made.
+func TestSpool_DamageThatCanNotBeCopiedStays(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		c := spooled(t, dir, downSink(), Config{})
+		c.Track("a", "api", 1)
+		c.Track("b", "api", 1)
+		leave(t, c)
+		segment := filesIn(t, dir)[0]
+		data, err := os.ReadFile(segment)
+		require.NoError(t, err)
+		data[64+8]++ // the time of the first record
+		require.NoError(t, os.WriteFile(segment, data, 0o600))
+		require.NoError(t, os.Mkdir(segment+".damaged", 0o700))
+		sink := entitlementstest.NewSink()
+		drain(t, spooled(t, dir, sink, Config{}))
+		require.Len(t, sink.Accepted(), 1)
+		require.FileExists(t, segment)
+
+		require.NoError(t, os.Remove(segment+".damaged"))
+		drain(t, spooled(t, dir, sink, Config{}))
+		require.Len(t, sink.Accepted(), 1)
+		require.FileExists(t, segment+".damaged")
+		require.NoFileExists(t, segment)
+	})
+}
+
+// Killed while it took over what another process had parked.
+func TestSpool_ParkedTwiceCountsOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		sink := entitlementstest.NewSink()
+		sink.SetBad(func(Usage) error { return entitlementstest.ErrBad })
+		c := spooled(t, dir, sink, Config{})
+		c.Track("a", "api", 3)
+		require.NoError(t, c.Flush(t.Context()))
+		require.NoError(t, c.Close(t.Context()))
+		lines, err := os.ReadFile(filepath.Join(dir, "000", "dead-letters.jsonl"))
+		require.NoError(t, err)
+		require.NoError(t, os.Mkdir(filepath.Join(dir, "001"), 0o700))
+		require.NoError(t, os.WriteFile(filepath.Join(dir, "001", "dead-letters.jsonl"), lines, 0o600))
+		sink.SetBad(nil)
+		c = spooled(t, dir, sink, Config{})
+		require.EqualValues(t, 1, c.Stats().Usage.DeadLettered)
+		n, err := c.Redrive(t.Context(), RedriveFilter{})
+		require.NoError(t, err)
+		require.Equal(t, 1, n)
+		drain(t, c)
+		require.EqualValues(t, 3, sink.Total("a", "api"))
+		require.NoFileExists(t, filepath.Join(dir, "001", "dead-letters.jsonl"))
+	})
+}
+
+// What is parked while there is no disk is on disk when there is.
+func TestSpool_ParkedWithoutADisk(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir, heal := brokenSpool(t)
+		sink := entitlementstest.NewSink()
+		sink.SetBad(func(Usage) error { return entitlementstest.ErrBad })
+		c := spooled(t, dir, sink, Config{})
+		c.Track("a", "api", 3)
+		require.NoError(t, c.Flush(t.Context()))
+		heal()
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		require.EqualValues(t, 1, c.Stats().Usage.DeadLettered)
+		require.NoError(t, c.Close(t.Context()))
+		sink.SetBad(nil)
+		c = spooled(t, dir, sink, Config{})
+		_, err := c.Redrive(t.Context(), RedriveFilter{})
+		require.NoError(t, err)
+		drain(t, c)
+		require.EqualValues(t, 3, sink.Total("a", "api"))
+	})
+}
+
+// What may have arrived and is not tried again is on disk: it is not lost.
+func TestSpool_InDoubtIsNotLost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		sink := entitlementstest.NewSink()
+		sink.Always(entitlementstest.DeliverStep{Lost: errors.New("connection reset")})
+		c := spooled(t, t.TempDir(), sink.Limited(SinkLimits{DedupWindow: -1}), Config{})
+		c.Track("a", "api", 1)
+		left := leave(t, c)
+		require.True(t, left == nil || left.Lost == 0, "%+v", left)
+		require.EqualValues(t, 1, c.Stats().Usage.InDoubt)
 	})
 }

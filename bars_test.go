@@ -194,7 +194,7 @@ func barHotPath(t *testing.T, b *bars) {
 
 func barMillion(t *testing.T, b *bars) {
 	w := newWorkload(1_000_000, 1.1)
-	c := w.client(t, Config{})
+	c := w.client(t, Config{TTL: time.Hour}) // no refresh has its turn
 	b.ratio("Allowed, 1 000 000 customers, Zipf 1.1, 1 core", 1, 2.0, 0, w.floorBody(), w.allowedBody(c))
 }
 

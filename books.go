@@ -81,7 +81,7 @@ func (b *books) lock(hash uint64, customer string) *account {
 // lockShown is lock for the customer of an entry, which shows the account from
 // then on, be it in the cache or only in somebody's hand.
 func (b *books) lockShown(e *entry) *account {
-	key := e.key()
+	key := e.key
 	hash := hashOf(key)
 	for {
 		a := b.obtain(hash, key)
@@ -97,7 +97,7 @@ func (b *books) lockShown(e *entry) *account {
 // show lets an entry that left the cache, but that a handle still reads, show its
 // customer's account: nobody else brings the two together any more.
 func (b *books) show(e *entry) {
-	key := e.key()
+	key := e.key
 	a := b.find(hashOf(key), key)
 	if a == nil || a == e.account.Load() {
 		return

@@ -46,8 +46,9 @@ type cache struct {
 // first out.
 const smallest = 8
 
-func newCache(customers int) (*cache, error) {
-	c := &cache{table: newTable(customers), byKey: make(map[string]*entry), customers: customers, window: customers}
+func newCache(cfg *Config, clock *clock) (*cache, error) {
+	customers := cfg.MaxCustomers
+	c := &cache{table: newTable(customers, clock, cfg), byKey: make(map[string]*entry), customers: customers, window: customers}
 	if customers < smallest {
 		return c, nil // the window is all there is
 	}
@@ -73,7 +74,7 @@ func (c *cache) find(hash uint64, key string) *entry {
 	e := c.table.find(hash, key)
 	switch {
 	case e != nil:
-	case !c.table.displaced(hash):
+	case !c.table.hasDisplaced(hash):
 		// Between the two looks it may have been put back.
 		e = c.table.find(hash, key)
 	default:
@@ -84,11 +85,11 @@ func (c *cache) find(hash uint64, key string) *entry {
 			e = c.ask(hash)
 		}
 		// Two keys with one hash would share a place in ristretto: the key decides.
-		if e != nil && e.is(key) {
+		if e != nil && e.key == key {
 			c.table.insert(hash, e, true)
 		}
 	}
-	if e == nil || !e.is(key) || e.gone.Load() {
+	if e == nil || e.key != key || e.gone.Load() {
 		return nil
 	}
 	return e
@@ -110,26 +111,31 @@ func (c *cache) ask(hash uint64) *entry {
 // rare any more; more often would cost a check more than its own count does.
 const sampleMask = 1<<8 - 1
 
-// sample tells ristretto of a use that the table served.
-func (c *cache) sample(e *entry) { c.ask(hashOf(e.key())) }
+// sample tells ristretto of a use that the table served. e is nil when it was let
+// go of just now.
+func (c *cache) sample(e *entry) {
+	if e != nil {
+		c.ask(hashOf(e.key))
+	}
+}
 
 // add puts a new entry in, unless its customer has one: that one is returned.
 func (c *cache) add(hash uint64, e *entry) *entry {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if there := c.table.find(hash, e.key()); there != nil && !there.gone.Load() {
+	if there := c.table.find(hash, e.key); there != nil && !there.gone.Load() {
 		return there
 	}
-	if !c.table.displaced(hash) {
-		if there := c.table.find(hash, e.key()); there != nil && !there.gone.Load() {
+	if !c.table.hasDisplaced(hash) {
+		if there := c.table.find(hash, e.key); there != nil && !there.gone.Load() {
 			return there // put back between the two looks
 		}
 	} else {
-		there := c.byKey[e.key()]
+		there := c.byKey[e.key]
 		if there == nil {
 			there = c.ask(hash)
 		}
-		if there != nil && there.is(e.key()) && !there.gone.Load() {
+		if there != nil && there.key == e.key && !there.gone.Load() {
 			c.table.insert(hash, there, true)
 			return there
 		}
@@ -139,7 +145,7 @@ func (c *cache) add(hash uint64, e *entry) *entry {
 	if c.count.Load() >= int64(c.customers) || len(c.queue) >= c.window+max(1, c.window/4) {
 		c.shrinkLocked()
 	}
-	c.byKey[e.key()] = e
+	c.byKey[e.key] = e
 	c.queue = append(c.queue, e)
 	c.count.Add(1)
 	c.table.insert(hash, e, false)
@@ -161,7 +167,7 @@ func (c *cache) shrinkLocked() {
 	} else {
 		for _, e := range leaving {
 			// A full buffer refuses a Set. Waiting empties it.
-			for !c.policy.Set(hashOf(e.key()), e, 1) {
+			for !c.policy.Set(hashOf(e.key), e, 1) {
 				c.policy.Wait()
 			}
 		}
@@ -169,7 +175,7 @@ func (c *cache) shrinkLocked() {
 	}
 	c.guard.RUnlock()
 	for _, e := range leaving {
-		delete(c.byKey, e.key())
+		delete(c.byKey, e.key)
 	}
 	c.queue = append([]*entry(nil), c.queue[len(leaving):]...)
 }
@@ -186,8 +192,7 @@ func (c *cache) drop(e *entry) bool {
 	if e.gone.Swap(true) {
 		return false
 	}
-	e.until.Store(0)
-	c.table.remove(hashOf(e.key()), e)
+	c.table.remove(hashOf(e.key), e)
 	c.count.Add(-1)
 	return true
 }
@@ -205,7 +210,7 @@ func (c *cache) forget(hash uint64, key string) *entry {
 				break
 			}
 		}
-	} else if e = c.ask(hash); e == nil || !e.is(key) {
+	} else if e = c.ask(hash); e == nil || e.key != key {
 		return nil
 	}
 	c.guard.RLock()

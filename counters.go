@@ -2,8 +2,6 @@ package entitlements
 
 import (
 	"maps"
-	"math/bits"
-	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -13,11 +11,17 @@ import (
 // stripes are counters that cores do not take from each other: each goroutine
 // adds to one of several, and a reader sums them up.
 type stripes struct {
-	all   []stripe
-	shift uint8
+	all [lanes]stripe
 
 	denials denials
 }
+
+// Goroutines share a lane by chance: 64 are enough for as many cores as a process
+// is given, and a few goroutines on each.
+const (
+	laneBits = 6
+	lanes    = 1 << laneBits
+)
 
 // stripe fills two cache lines, since processors fetch lines in pairs.
 type stripe struct {
@@ -47,8 +51,7 @@ func (s *stripe) calls() uint64 {
 }
 
 func newStripes() *stripes {
-	log := bits.Len(uint(8*runtime.GOMAXPROCS(0) - 1))
-	s := &stripes{all: make([]stripe, 1<<log), shift: uint8(64 - log)}
+	s := new(stripes)
 	s.denials.byFeature.Store(&map[string]*denialCounts{})
 	return s
 }
@@ -61,7 +64,7 @@ func (s *stripes) mine() *stripe { return &s.all[s.lane()] }
 
 func (s *stripes) lane() uint64 {
 	var local byte
-	return uint64(uintptr(unsafe.Pointer(&local))>>11) * 0x9e3779b97f4a7c15 >> s.shift
+	return uint64(uintptr(unsafe.Pointer(&local))>>11) * 0x9e3779b97f4a7c15 >> (64 - laneBits)
 }
 
 func (s *stripes) sum(of func(*stripe) uint64) (total uint64) {
@@ -105,7 +108,7 @@ func (c *denialCounts) addShadowed(reason Reason, lane uint64) {
 // denials returns the counters of a feature.
 func (c *Client) denials(feature string) *denialCounts {
 	t := c.features.table.Load()
-	if n := t.find(hashOf(feature), feature); n != noFeature {
+	if n := t.find(feature); n != noFeature {
 		return t.denied[n]
 	}
 	d := &c.counters.denials

@@ -4,33 +4,100 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 )
 
-// served accounts for a check that the hot path answered.
-func (c *Client) served(e *entry, number int, enabled bool, now int64) {
-	lane := c.counters.lane()
-	count := freshAllowed
-	if now >= e.staleAt.Load() {
+// hit accounts for a check that a slot of the table answered.
+func (c *Client) hit(is shown, number int, enabled bool, now int64) {
+	t := c.cache.table
+	if used := t.useTime(now); is.slot.used.Load() != used {
+		is.slot.used.Store(used)
+		c.touched(is.slot, now)
+	}
+	lane, count := c.counters.lane(), freshAllowed
+	if is.stale {
 		count = staleAllowed
-		if e.pending.Load() == refreshNone {
-			c.refresher.want(e)
-		}
 	}
 	if !enabled {
 		count++
 		c.features.table.Load().denied[number].add(ReasonNotGranted, lane)
-		c.reconsider(e, now)
+		if t.age(is, now) >= int64(c.cfg.DenyTTL) {
+			c.reconsider(is.slot.entry.Load(), now)
+		}
+	}
+	if c.counters.all[lane].decisions[count].Add(1)&sampleMask == 0 {
+		c.cache.sample(is.slot.entry.Load())
+	}
+}
+
+// explain is the whole Decision of a verdict that is fixed: the one that judge
+// comes to when there is nothing to compare.
+func (c *Client) explain(is shown, number int, enabled bool, now int64, d *Decision) {
+	if i := is.plan.byNumber[number]; i != 0 {
+		g := &is.plan.grants[i-1]
+		d.Kind, d.Text = g.kind, g.text
+		if g.kind == KindNumeric {
+			d.Limit = g.limit
+		}
+	}
+	if d.Allowed, d.Reason = enabled, ReasonNotGranted; enabled {
+		d.Reason = ReasonGranted
+	}
+	d.Age, d.Origin = time.Duration(max(0, c.cache.table.age(is, now))), OriginFresh
+	if is.stale {
+		d.Origin = OriginStale
+		if e := is.slot.entry.Load(); e != nil {
+			d.Origin = e.staleOrigin()
+		}
+	}
+}
+
+// touched notes that a customer is in use, and does what is done as rarely. A slot
+// that was just given to another customer may let that one count as used.
+func (c *Client) touched(s *slot, now int64) {
+	e := s.entry.Load()
+	if e == nil {
+		return
 	}
 	e.touch(now)
-	if c.counters.all[lane].decisions[count].Add(1)&sampleMask == 0 {
+	if now >= e.staleAt.Load() && e.pending.Load() == refreshNone {
+		c.refresher.want(e)
+	}
+}
+
+// served accounts for a check that a handle answered.
+func (c *Client) served(e *entry, number int, enabled bool, now int64) {
+	stale := now >= e.staleAt.Load()
+	if stale && e.pending.Load() == refreshNone {
+		c.refresher.want(e)
+	}
+	e.touch(now)
+	if !enabled {
+		c.reconsider(e, now)
+	}
+	if c.tally(number, enabled, stale)&sampleMask == 0 {
 		c.cache.sample(e)
 	}
 }
 
+// tally counts a fixed verdict. It returns how many were counted alike on this
+// core.
+func (c *Client) tally(number int, enabled, stale bool) uint64 {
+	lane, count := c.counters.lane(), freshAllowed
+	if stale {
+		count = staleAllowed
+	}
+	if !enabled {
+		count++
+		c.features.table.Load().denied[number].add(ReasonNotGranted, lane)
+	}
+	return c.counters.all[lane].decisions[count].Add(1)
+}
+
 // reconsider asks for a refresh when a denial is old enough: the customer may
-// have paid meanwhile.
+// have paid meanwhile. e is nil when it was let go of just now.
 func (c *Client) reconsider(e *entry, now int64) {
-	if now >= e.denyAt.Load() && e.pending.Load() < refreshLoading {
+	if e != nil && now >= e.denyAt.Load() && e.pending.Load() < refreshLoading {
 		c.refresher.want(e)
 	}
 }
@@ -106,11 +173,17 @@ func (c *Client) decide(hash uint64, q *question, d *Decision) {
 	c.byPolicy(nil, q, d, reason)
 }
 
+// answers reports whether a snapshot answers at a coarse time, without a closer
+// look.
+func (c *Client) answers(e *entry, now int64) bool {
+	return now < e.fetched.Load()+c.cache.table.longest && !e.gone.Load()
+}
+
 // answer decides from a snapshot. It reports false when the snapshot is too old
 // to answer, has no content yet, or the Client is closed.
 func (c *Client) answer(e *entry, q *question, d *Decision) bool {
 	now := c.clock.coarse.Load()
-	if now >= e.until.Load() {
+	if !c.answers(e, now) {
 		if now == closedTime {
 			return false
 		}

@@ -50,7 +50,7 @@ func New(cfg Config) (*Client, error) {
 	}
 	c := &Client{cfg: cfg, running: newRunning(), counters: newStripes(), features: newFeatureIndex(), closed: make(chan struct{})}
 	c.clock = newClock(cfg.TTL)
-	if c.cache, err = newCache(cfg.MaxCustomers); err != nil {
+	if c.cache, err = newCache(&c.cfg, c.clock); err != nil {
 		return nil, err
 	}
 	books := newBooks(c.cache.find)
@@ -99,17 +99,13 @@ func New(cfg Config) (*Client, error) {
 // the reason. It does not block and, for a cached customer, does not allocate.
 // After Close it answers by policy.
 func (c *Client) Allowed(customer, feature string) bool {
-	hash := hashOf(customer)
-	e := c.cache.table.find(hash, customer)
-	// Between the look-up and the look at what it found: the entry is on its way
-	// from memory, and this needs nothing of it.
+	hash, now := hashOf(customer), c.clock.coarse.Load()
+	is := c.cache.table.ready(hash, customer, now)
 	number := c.features.find(feature)
-	if e != nil {
-		if now := c.clock.coarse.Load(); now < e.until.Load() {
-			if fixed, enabled := e.plan.Load().verdict(number); fixed && (enabled || !c.shadows()) {
-				c.served(e, number, enabled, now)
-				return enabled
-			}
+	if is.plan != nil {
+		if fixed, enabled := is.plan.verdict(number); fixed && (enabled || !c.shadows()) {
+			c.hit(is, number, enabled, now)
+			return enabled
 		}
 	}
 	var d Decision
@@ -125,7 +121,17 @@ func (c *Client) Allowed(customer, feature string) bool {
 // not block and, for a cached customer, does not allocate. After Close it answers
 // by policy with [ReasonClosed].
 func (c *Client) Decide(customer, feature string) (d Decision) {
-	c.decide(hashOf(customer), &question{customer: customer, feature: feature, number: c.features.find(feature)}, &d)
+	hash, now := hashOf(customer), c.clock.coarse.Load()
+	is := c.cache.table.ready(hash, customer, now)
+	number := c.features.find(feature)
+	if is.plan != nil {
+		if fixed, enabled := is.plan.verdict(number); fixed && (enabled || !c.shadows()) {
+			c.explain(is, number, enabled, now, &d)
+			c.hit(is, number, enabled, now)
+			return d
+		}
+	}
+	c.decide(hash, &question{customer: customer, feature: feature, number: number}, &d)
 	return d
 }
 
@@ -305,7 +311,7 @@ func (c *Client) Resolve(ctx context.Context, customer string) (Customer, error)
 	if e == nil {
 		return c.Customer(customer), ignoreUnknown(err)
 	}
-	return Customer{client: c, entry: e, key: e.key()}, err
+	return Customer{client: c, entry: e, key: e.key}, err
 }
 
 // Load returns a fresh copy of all that customer may do, after waiting as Check

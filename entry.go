@@ -1,98 +1,74 @@
 package entitlements
 
 import (
+	"math"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
-	"unsafe"
 )
 
 // An entry is what the cache keeps of one customer. It is mutable: a refresh
 // changes it in place, so the cache never sets a key twice and a handle that
-// points at it sees every refresh.
+// points at it sees every refresh. The table has a copy of what a check needs:
+// whoever changes that publishes it.
 //
-// Readers take no lock, so writers order their stores (see content). The layout
-// is for them: all that a check of an ordinary feature reads is the first cache
-// line, the bytes of the key included. A million customers do not fit in any
-// cache, and then a check costs the lines that it touches: one of the table and
-// this one. 128 bytes, so that the allocator aligns it.
+// Readers take no lock, so writers order their stores (see content). All that a
+// check through a handle reads is the first cache line, and the way to what is
+// counted here. A customer costs the 128
+// bytes of this, and the table's slot.
 type entry struct {
-	inline [inlineKey]byte // the key, if it fits
-	length uint8           // of the key in inline; longKey when it is in long
-	plan   atomic.Pointer[plan]
+	key  string
+	plan atomic.Pointer[plan] // never nil: see nothing
 
-	// until is the coarse time before which the snapshot answers without a closer
-	// look: MaxStale, less the margin. 0 for an entry that left the cache.
-	until atomic.Int64
+	// fetched is the precise time at which the fetch of the content began. It is
+	// stored last: until MaxStale after it the content answers.
+	fetched atomic.Int64
 
 	// staleAt is the coarse time from which the snapshot counts as stale; 0 when
 	// it was invalidated.
 	staleAt atomic.Int64
 
 	lastUse atomic.Int64 // coarse, written at most once per tick
+	pending atomic.Uint32
+	gone    atomic.Bool // left the cache; a handle may still hold it
+
+	// account is the usage of this customer that was counted here and that the
+	// backend may not have told of yet. nil when there is none.
+	account atomic.Pointer[account]
 
 	// own is what the customer does not share with others of its plan. It names
 	// its plan, so that a metered verdict reads both from one place. nil when
 	// there is nothing.
 	own atomic.Pointer[own]
 
-	// account is the usage of this customer that was counted here and that the
-	// backend may not have told of yet. nil when there is none.
-	account atomic.Pointer[account]
+	denyAt   atomic.Int64 // coarse time from which a denial asks for a refresh
+	restored atomic.Bool  // the content is of an earlier run of the program
 
-	fetched atomic.Int64 // precise time at which the fetch began
-	denyAt  atomic.Int64 // coarse time from which a denial asks for a refresh
-	pending atomic.Uint32
-	gone    atomic.Bool // left the cache; a handle may still hold it
-	long    string
-	*upkeep
-}
+	failures int32      // loads failed in a row; like the fields below, guarded by mu
+	mu       sync.Mutex // guards the writes of the entry
+	startSeq uint64     // of the fetch that brought the content
+	staleSeq uint64     // of the last Invalidate
+	failed   *failure   // the last load, when it failed; set for good when there is nothing else
 
-const (
-	inlineKey = 31
-	longKey   = 255
-)
-
-// upkeep is the part of an entry that only its writers need.
-type upkeep struct {
-	mu       sync.Mutex  // guards the writes of the entry, and the fields below
-	startSeq uint64      // of the fetch that brought the content
-	staleSeq uint64      // of the last Invalidate
-	failed   *failure    // the last load, when it failed; set for good when there is nothing else
-	failures int32       // loads failed in a row
-	restored atomic.Bool // the content is of an earlier run of the program
-	due      int64       // guarded by refresher.mu: when the next refresh is due
+	due int64 // guarded by refresher.mu: when the next refresh is due
 }
 
 // newEntry copies the key: a caller's may be part of something larger.
 func newEntry(key string, now int64) *entry {
-	e := &entry{upkeep: new(upkeep)}
-	if len(key) <= inlineKey {
-		e.length = uint8(copy(e.inline[:], key))
-	} else {
-		e.length, e.long = longKey, strings.Clone(key)
-	}
+	e := &entry{key: strings.Clone(key)}
+	e.plan.Store(nothing)
+	e.fetched.Store(never)
 	e.lastUse.Store(now)
 	return e
 }
 
-// key is the customer's key. It points into the entry, which nobody writes to
-// there, and keeps it alive.
-func (e *entry) key() string {
-	if e.length != longKey {
-		return unsafe.String(&e.inline[0], int(e.length))
-	}
-	return e.long
-}
+// nothing is the plan of an entry that has no content, or none any more. It has
+// no verdicts, so whoever reads it looks closer.
+var nothing = new(plan)
 
-// is reports whether this is the entry of key.
-func (e *entry) is(key string) bool {
-	if len(key) <= inlineKey {
-		return len(key) == int(e.length) && unsafe.String(&e.inline[0], len(key)) == key
-	}
-	return e.length == longKey && e.long == key
-}
+// never is when what an entry does not have was fetched.
+const never = math.MinInt64 / 2
 
 // Values of entry.pending: what the refresher has in mind for it.
 const (
@@ -124,7 +100,7 @@ func (e *entry) content() (*plan, *own) {
 		if o := e.own.Load(); o != nil {
 			return o.plan, o
 		}
-		if p := e.plan.Load(); p == nil || p.dated == 0 {
+		if p := e.plan.Load(); p.dated == 0 {
 			return p, nil
 		}
 	}
@@ -152,10 +128,10 @@ func (e *entry) storeLocked(p *plan, o *own) {
 // export is the snapshot as a Source would have answered it; nil without one.
 func (e *entry) export() *Entitlements {
 	p, o := e.content()
-	if p == nil {
+	if p == nothing {
 		return nil
 	}
-	out := &Entitlements{Customer: strings.Clone(e.key()), Plan: p.name, Features: make(map[string]Grant, len(p.grants))}
+	out := &Entitlements{Customer: strings.Clone(e.key), Plan: p.name, Features: make(map[string]Grant, len(p.grants))}
 	if o != nil {
 		out.Version, out.AsOf, out.ServerTime = o.version, fromNanos(o.asOf), fromNanos(o.serverTime)
 	}
@@ -172,23 +148,16 @@ func (e *entry) export() *Entitlements {
 	return out
 }
 
-// erased is the plan of an entry whose content was forgotten. It has no verdicts,
-// so a handle that still reads it looks closer and finds nothing.
-var erased = new(plan)
-
 // erase forgets the content.
 func (e *entry) erase() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.until.Store(0)
-	e.plan.Store(erased)
+	e.fetched.Store(never)
+	e.plan.Store(nothing)
 	e.own.Store(nil)
 }
 
 // blank reports whether there is no content: not loaded yet, or forgotten.
-func (e *entry) blank() bool {
-	p := e.plan.Load()
-	return p == nil || p == erased
-}
+func (e *entry) blank() bool { return e.plan.Load() == nothing }
 
 func (e *entry) age(now int64) time.Duration { return time.Duration(max(0, now-e.fetched.Load())) }

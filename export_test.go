@@ -19,7 +19,9 @@ func SamePlan(c *Client, a, b string) bool {
 // Table is the table with hashes of the test's choice.
 type Table struct{ t *table }
 
-func NewTable(customers int) Table { return Table{newTable(customers)} }
+func NewTable(customers int) Table {
+	return Table{newTable(customers, newClock(time.Second), &Config{TTL: time.Second, MaxStale: time.Hour})}
+}
 
 func (t Table) Sets() int                         { return len(t.t.sets) }
 func (t Table) Clear()                            { t.t.clear() }
@@ -30,7 +32,7 @@ func (t Table) Find(hash uint64, key string) bool { return t.t.find(hash, key) !
 // KeyOf is the key of what is found for key, "" for nothing.
 func (t Table) KeyOf(hash uint64, key string) string {
 	if e := t.t.find(hash, key); e != nil {
-		return e.key()
+		return e.key
 	}
 	return ""
 }
@@ -41,6 +43,26 @@ func (t Table) Holds(hash uint64, key string, e TableEntry) bool { return t.t.fi
 type TableEntry struct{ e *entry }
 
 func NewTableEntry(key string, lastUse int64) TableEntry { return TableEntry{newEntry(key, lastUse)} }
+
+// NewTableAnswer is an entry that answers, by a plan that is called like it.
+func NewTableAnswer(key string) TableEntry {
+	e := newEntry(key, 0)
+	e.plan.Store(&plan{name: key})
+	e.staleAt.Store(int64(time.Hour))
+	e.fetched.Store(0)
+	return TableEntry{e}
+}
+
+// PlanOf is the name of the plan by which the table answers for a key.
+func (t Table) PlanOf(hash uint64, key string) string {
+	if is := t.t.ready(hash, key, 1); is.plan != nil {
+		return is.plan.name
+	}
+	return ""
+}
+
+// Publish lets the table show what an entry has.
+func (t Table) Publish(e TableEntry) { t.t.publish(e.e) }
 
 // Wheel is a wheel of entries that tests name by number.
 type Wheel struct {

@@ -1,6 +1,7 @@
 package entitlements
 
 import (
+	"math/bits"
 	"sync"
 	"sync/atomic"
 	"unique"
@@ -20,7 +21,8 @@ type featureIndex struct {
 
 // featureTable is one state of the index. Immutable but for the counters.
 type featureTable struct {
-	slots []uint64 // open-addressed: high half of the hash, number plus one; 0 is empty
+	slots []featureSlot // open-addressed, a power of two of them
+	shift uint8         // from a hash to a place among them
 	codes []string
 	// denied counts the denials of each, see denials.
 	denied []*denialCounts
@@ -33,27 +35,37 @@ const (
 
 func newFeatureIndex() *featureIndex {
 	x := new(featureIndex)
-	x.table.Store(&featureTable{slots: make([]uint64, 2)})
+	x.table.Store(&featureTable{slots: make([]featureSlot, 2), shift: 63})
 	return x
 }
 
-// find returns the number of a code, or noFeature.
-func (t *featureTable) find(hash uint64, code string) int {
-	mask := uint64(len(t.slots) - 1)
-	for i := hash & mask; ; i = (i + 1) & mask {
-		s := t.slots[i]
-		if s == 0 {
+// featureSlot is a code: its length, 0 for none, and the bytes at its two ends,
+// which are all of it up to 16.
+type featureSlot struct {
+	head, tail     uint64
+	length, number uint32
+}
+
+// find returns the number of a code, or noFeature. Its hash has no secret: codes
+// are the backend's, and one that a caller makes up takes no place.
+func (t *featureTable) find(code string) int {
+	head, tail := endsOf(code)
+	for i := t.place(head, tail); ; i++ {
+		s := &t.slots[i&(len(t.slots)-1)]
+		if s.length == 0 {
 			return noFeature
 		}
-		if s>>32 == hash>>32 {
-			if n := int(uint32(s)) - 1; t.codes[n] == code {
-				return n
-			}
+		if s.head == head && s.tail == tail && int(s.length) == len(code) && (len(code) <= 16 || t.codes[s.number] == code) {
+			return int(s.number)
 		}
 	}
 }
 
-func (x *featureIndex) find(code string) int { return x.table.Load().find(hashOf(code), code) }
+func (t *featureTable) place(head, tail uint64) int {
+	return int((head ^ bits.RotateLeft64(tail, 32)) * 0x9e3779b97f4a7c15 >> (t.shift & 63))
+}
+
+func (x *featureIndex) find(code string) int { return x.table.Load().find(code) }
 
 // add numbers codes that have no number yet. It copies the table once for all.
 func (x *featureIndex) add(codes []string) *featureTable {
@@ -68,23 +80,23 @@ func (x *featureIndex) add(codes []string) *featureTable {
 		denied: append([]*denialCounts(nil), old.denied...),
 	}
 	for _, code := range codes {
-		if len(t.codes) < maxFeatures && old.find(hashOf(code), code) == noFeature {
+		if len(t.codes) < maxFeatures && old.find(code) == noFeature {
 			t.codes = append(t.codes, intern(code))
 			t.denied = append(t.denied, new(denialCounts))
 		}
 	}
 	size := 2
-	for size < 3*len(t.codes) {
+	for t.shift = 63; size < 2*len(t.codes); t.shift-- {
 		size *= 2
 	}
-	t.slots = make([]uint64, size)
+	t.slots = make([]featureSlot, size)
 	for n, code := range t.codes {
-		h := hashOf(code)
-		i := h & uint64(size-1)
-		for t.slots[i] != 0 {
-			i = (i + 1) & uint64(size-1)
+		head, tail := endsOf(code)
+		i := t.place(head, tail)
+		for t.slots[i&(size-1)].length != 0 {
+			i++
 		}
-		t.slots[i] = h>>32<<32 | uint64(n+1)
+		t.slots[i&(size-1)] = featureSlot{head, tail, uint32(len(code)), uint32(n)}
 	}
 	x.table.Store(t)
 	return t
@@ -92,7 +104,7 @@ func (x *featureIndex) add(codes []string) *featureTable {
 
 func (t *featureTable) hasAll(codes []string) bool {
 	for _, code := range codes {
-		if len(t.codes) < maxFeatures && t.find(hashOf(code), code) == noFeature {
+		if len(t.codes) < maxFeatures && t.find(code) == noFeature {
 			return false
 		}
 	}

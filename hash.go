@@ -21,6 +21,37 @@ var (
 )
 
 func hashOf(s string) uint64 {
+	if n := len(s); uint(n-8) <= 8 {
+		head, tail := ends(s)
+		return fold(fold(head^secrets[0], tail^secrets[1])^uint64(n), secrets[2])
+	}
+	return hashOther(s)
+}
+
+// ends are the first and the last eight bytes of a string that has as many.
+func ends(s string) (head, tail uint64) {
+	b := unsafe.Slice(unsafe.StringData(s), len(s))
+	return binary.LittleEndian.Uint64(b), binary.LittleEndian.Uint64(b[len(b)-8:])
+}
+
+// endsOf is ends for a string of any length; of a shorter one it is all of it.
+func endsOf(s string) (head, tail uint64) {
+	if len(s) >= 8 {
+		return ends(s)
+	}
+	return short(s), 0
+}
+
+// short is all of a string of up to eight bytes.
+func short(s string) (w uint64) {
+	for i := range len(s) {
+		w |= uint64(s[i]) << (8 * i)
+	}
+	return w
+}
+
+// hashOther is for the lengths that hashOf does not do itself.
+func hashOther(s string) uint64 {
 	n := len(s)
 	b := unsafe.Slice(unsafe.StringData(s), n)
 	var head, tail uint64
@@ -31,8 +62,6 @@ func hashOf(s string) uint64 {
 		head = fold(binary.LittleEndian.Uint64(b)^secrets[2], binary.LittleEndian.Uint64(b[8:])^secrets[3])
 		head ^= binary.LittleEndian.Uint64(b[n-16:])
 		tail = binary.LittleEndian.Uint64(b[n-8:])
-	case n >= 8:
-		head, tail = binary.LittleEndian.Uint64(b), binary.LittleEndian.Uint64(b[n-8:])
 	case n >= 4:
 		head, tail = uint64(binary.LittleEndian.Uint32(b)), uint64(binary.LittleEndian.Uint32(b[n-4:]))
 	case n > 0:

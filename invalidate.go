@@ -29,6 +29,7 @@ func (l *loader) invalidate(customer string) *entry {
 	e := l.cache.find(hash, customer)
 	if e != nil {
 		e.markStale(sequence)
+		l.cache.table.publish(e)
 	}
 	return e
 }
@@ -53,8 +54,11 @@ func (l *loader) forget(customer string) {
 
 // unremember drops what is remembered of a customer instead of a snapshot.
 func (l *loader) unremember(hash uint64, customer string) {
-	if e := l.absent.find(hash, customer); e != nil {
-		l.absent.remove(hash, e)
+	if !l.negative.Load() {
+		return
+	}
+	if e := l.absent().find(hash, customer); e != nil {
+		l.absent().remove(hash, e)
 	}
 }
 

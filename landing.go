@@ -108,19 +108,23 @@ func (l *loader) remember(hash uint64, ld *load, reason Reason, err error) {
 	}
 	e := newEntry(ld.customer, l.clock.coarse.Load())
 	e.failed = &failure{reason: reason, err: err, until: now + int64(within), sequence: ld.sequence}
-	l.absent.insert(hash, e, false)
+	l.absent().insert(hash, e, false)
+	l.negative.Store(true)
 }
 
 // remembered is what is remembered of a customer instead of a snapshot, or nil.
 func (l *loader) remembered(hash uint64, customer string) *failure {
-	e := l.absent.find(hash, customer)
+	if !l.negative.Load() {
+		return nil
+	}
+	e := l.absent().find(hash, customer)
 	if e == nil {
 		return nil
 	}
 	if f := e.failed; l.clock.precise() < f.until && f.sequence >= l.allStale.Load() {
 		return f
 	}
-	l.absent.remove(hash, e)
+	l.absent().remove(hash, e)
 	return nil
 }
 
@@ -156,8 +160,7 @@ func (l *loader) install(hash uint64, ld *load, staleSeq uint64, forgotten bool)
 }
 
 func (l *loader) installLocked(hash uint64, e *entry, ld *load) (before *Entitlements) {
-	e.fetched.Store(ld.sent)
-	if ld.set == nil && e.plan.Load() == nil { // not modified, and evicted meanwhile
+	if ld.set == nil && e.blank() { // not modified, and evicted meanwhile
 		e.storeLocked(ld.plan, l.settleOwn(hash, e, ld.plan, ld.own, nil, nil))
 	}
 	if ld.set != nil {
@@ -179,8 +182,9 @@ func (l *loader) installLocked(hash uint64, e *entry, ld *load) (before *Entitle
 	} else {
 		e.staleAt.Store(ld.sent + int64(l.cfg.TTL))
 	}
-	// Last: from here on the hot path answers.
-	e.until.Store(ld.sent + int64(l.cfg.MaxStale) - l.clock.margin)
+	// Last: from here on it answers.
+	e.fetched.Store(ld.sent)
+	l.cache.table.publish(e)
 	return before
 }
 
@@ -223,7 +227,7 @@ func (l *loader) settleOwn(hash uint64, e *entry, p *plan, o *own, oldPlan *plan
 			}
 		}
 	}
-	a := l.books.find(hash, e.key())
+	a := l.books.find(hash, e.key)
 	if a == nil {
 		e.account.Store(nil)
 		return o

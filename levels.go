@@ -106,7 +106,7 @@ func (l *levels) landed(e *entry) {
 		}
 		var d Decision
 		d.judge(g, r, now, 0)
-		l.reached(cell{e.key(), g.code}, f, &d, now)
+		l.reached(cell{e.key, g.code}, f, &d, now)
 	}
 }
 

@@ -21,7 +21,8 @@ type loader struct {
 	clock    *clock
 	door     *door
 	cache    *cache
-	absent   *table // negatives; lossy, so that a scan of unknown keys is bounded
+	absent   func() *table // negatives; lossy, so that a scan of unknown keys is bounded. Made when there is one
+	negative atomic.Bool   // there was one
 	plans    *plans
 	books    *books
 	running  *running
@@ -120,8 +121,10 @@ var (
 func newLoader(cfg *Config, clock *clock, cache *cache, books *books, running *running, features *featureIndex) *loader {
 	l := &loader{
 		cfg: cfg, clock: clock, cache: cache, books: books, running: running,
-		door:     newDoor("source", clock, cfg.Logger),
-		absent:   newTable(min(max(cfg.MaxCustomers, 1024), maxAbsent)),
+		door: newDoor("source", clock, cfg.Logger),
+		absent: sync.OnceValue(func() *table {
+			return newTable(min(max(cfg.MaxCustomers, 1024), maxAbsent), clock, cfg)
+		}),
 		plans:    newPlans(features),
 		attempts: make(map[string]*attempt),
 	}

@@ -123,7 +123,7 @@ func newPlan(e *Entitlements, index *featureIndex) *plan {
 			code: intern(code), limit: g.Limit, text: g.Text, own: own,
 			kind: g.Kind, enabled: g.Enabled, soft: g.Soft,
 		})
-		n := numbers.find(hashOf(code), code)
+		n := numbers.find(code)
 		if n == noFeature {
 			if p.byCode == nil {
 				p.byCode = make(map[string]int32)

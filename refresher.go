@@ -183,8 +183,8 @@ func (r *refresher) step() (wait int64) {
 			return wait
 		}
 		// One that is being loaded is planned again when that lands.
-		if !r.loader.loading(e.key()) {
-			r.loader.start(e.key(), loadRefresh, seenAll)
+		if !r.loader.loading(e.key) {
+			r.loader.start(e.key, loadRefresh, seenAll)
 		}
 	}
 	r.mu.Lock()
@@ -257,6 +257,7 @@ func (r *refresher) spreadOut(now int64) {
 		if !stale {
 			return
 		}
+		r.loader.cache.table.publish(e)
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		if e.pending.Load() < refreshLoading {

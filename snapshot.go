@@ -146,7 +146,7 @@ func (s *snapshots) write(f *os.File) error {
 // after a restart.
 func saveEntry(e *entry, p *plan, o *own, number int, now, backendNow int64) *savedCustomer {
 	fetched := e.fetched.Load()
-	c := &savedCustomer{key: e.key(), plan: number, age: now - fetched}
+	c := &savedCustomer{key: e.key, plan: number, age: now - fetched}
 	if o == nil {
 		c.figures = make([]savedFigure, p.dated)
 		return c
@@ -259,9 +259,7 @@ func (c *Client) restoreEntry(saved *savedCustomer, p *plan, asleep int64) bool 
 	defer e.mu.Unlock()
 	e.storeLocked(p, o)
 	e.restored.Store(true)
-	e.fetched.Store(fetched)
-	// Stale, so that the first check has it loaded.
-	e.until.Store(fetched + int64(c.cfg.MaxStale) - c.clock.margin)
+	e.fetched.Store(fetched) // and stale, so that the first check has it loaded
 	return c.cache.add(hashOf(saved.key), e) == e
 }
 

@@ -6,154 +6,349 @@ import (
 	"sync/atomic"
 )
 
-// A table is a lossy, lock-free hash table of recently used customers. It
-// answers the hot path.
+// A table is a lossy hash table of recently used customers. It answers the hot
+// path, without a lock.
 //
-// It is set-associative. A set is one cache line: a word of seven tags and seven
-// pointers. A look-up hashes to a set, compares all tags at once, and follows a
-// pointer only where a tag matches, so that it touches the set, the entry and
-// the key: what any hash table must touch. A full set displaces its least recently
-// used entry; whoever needs that one finds it in the cache behind. The set counts
-// those that it has displaced and that are still cached, so that a miss in a set
-// that has none is a miss for good.
+// A customer is in one of two sets of eight slots, which its hash says. A word of
+// tags tells which slots of a set to look at, and a slot is one cache line that
+// has all that a check of an ordinary feature needs: the key, the plan, and until
+// when it answers. The tags of a hundred thousand customers fit in the
+// processor's cache, so a check costs one line from memory; any hash table that
+// leads to a record costs two. What a slot says is a copy: the entry knows.
 //
-// Readers take no lock. They may see a tag without its pointer or the other way
-// round; the key decides.
+// When both sets are full, a customer displaces the least recently used of them.
+// Whoever needs that one finds it in the cache behind. The first set of each
+// customer counts those that are displaced and still cached, so that a miss in a
+// set that has none is a miss for good.
+//
+// A slot has a version, odd while it is written: what a reader took from it is of
+// one customer and one snapshot when the version is what it was before.
 type table struct {
-	sets []set
-	mu   [64]sync.Mutex // each guards the writes of its share of the sets
+	tags      []atomic.Uint64 // of each set: a byte for each slot, 0 for an empty one
+	sets      []set
+	displaced []atomic.Int32 // of each set: those that belong there first, are cached, and have no slot
+	clock     *clock
+	fresh     int64 // how long a snapshot is fresh
+	longest   int64 // how long it answers without a closer look
+	useShift  uint8 // how often a slot is touched
+
+	mu sync.Mutex // held to write
+}
+
+type set [setWays]slot
+
+type slot struct {
+	version atomic.Uint32 // see slotStale, slotLength
+	used    atomic.Uint32 // when it was touched last: see table.useTime
+	until   atomic.Int64  // coarse time before which it answers without a closer look
+	key     [4]atomic.Uint64
+	plan    atomic.Pointer[plan]
+	entry   atomic.Pointer[entry]
 }
 
 const (
-	setWays = 7
+	setWays = 8
 
 	// setLoad is the mean number of entries in a set when as many customers are
-	// cached as may be. At 2.5 of 7 hardly any does not fit in its own (Poisson: one
-	// in some hundreds), and a look-up behind the table is a slow one.
-	setLoad = 2.5
+	// cached as may be. At 7 of 8, with two sets to choose from, one in a hundred has
+	// no slot, and a look-up behind the table is a slow one.
+	setLoad = 7
+
+	// setFirst is how full the first set of a customer may be before the emptier one
+	// is taken: most are found at the first look.
+	setFirst = 6
 
 	lowBits  = 0x0101010101010101
 	highBits = 0x8080808080808080
 
-	displacedShift = 8 * setWays
-	displacedOne   = 1 << displacedShift
-	displacedMost  = 0x7f // and then it stays: the set is searched behind for good
+	slotStale   = 1         // what it answers counts as stale
+	slotLength  = 0xff << 1 // of the key
+	slotWritten = 1 << 9    // the number of writes, times two
 )
 
-type set struct {
-	// tags has a byte for each slot, 0 for an empty one, and in the highest byte the
-	// number of displaced entries. A tag has its high bit set and that number has
-	// not, so a look-up never takes one for the other.
-	tags  atomic.Uint64
-	slots [setWays]atomic.Pointer[entry]
+func newTable(customers int, clock *clock, cfg *Config) *table {
+	sets := int(float64(customers)/setLoad) + 1
+	return &table{
+		tags: make([]atomic.Uint64, sets), sets: make([]set, sets), displaced: make([]atomic.Int32, sets),
+		clock: clock, fresh: int64(cfg.TTL), longest: int64(cfg.MaxStale) - clock.margin,
+		useShift: uint8(min(32, bits.Len64(uint64(cfg.IdleAfter/64)))),
+	}
 }
 
-func newTable(customers int) *table {
-	return &table{sets: make([]set, int(float64(customers)/setLoad)+1)}
-}
+// useTime numbers the times in which the slot of a customer in use is touched
+// once: each a 64th of IdleAfter, or 4 s, since a touch costs the entry's line too.
+// It is never 0, which says that the slot was not touched yet.
+func (t *table) useTime(now int64) uint32 { return uint32(now>>(t.useShift&63)) | 1<<31 }
 
-// index spreads the hash over any number of sets by its high bits; the tag uses
-// the low ones.
-func (t *table) index(hash uint64) uint64 {
-	i, _ := bits.Mul64(hash, uint64(len(t.sets)))
+// first and second are the two sets of a hash, by its high and its middle bits;
+// the tag uses the low ones.
+func (t *table) first(hash uint64) uint64 {
+	i, _ := bits.Mul64(hash, uint64(len(t.tags)))
 	return i
 }
 
+func (t *table) second(hash uint64) uint64 { return t.first(bits.RotateLeft64(hash, 32)) }
+
 func tagOf(hash uint64) uint64 { return hash&0x7f | 0x80 }
+
+// matches marks the slots whose tag is that of a hash, in the high bits of its
+// bytes. The borrow of the subtraction can mark a byte above a match by mistake;
+// the key sorts that out.
+func (t *table) matches(set, hash uint64) uint64 {
+	x := t.tags[set].Load() ^ tagOf(hash)*lowBits
+	return (x - lowBits) &^ x & highBits
+}
+
+// shown is what a slot says about its customer. Without a plan it does not answer.
+type shown struct {
+	slot  *slot
+	plan  *plan
+	until int64
+	stale bool
+}
+
+// ready returns what a customer's slot answers at a coarse time. It has no plan
+// when a closer look is needed.
+func (t *table) ready(hash uint64, key string, now int64) shown {
+	head, tail := endsOf(key)
+	i := t.first(hash)
+	for range 2 {
+		for m := t.matches(i, hash); m != 0; m &= m - 1 {
+			s := &t.sets[i][bits.TrailingZeros64(m)/8&(setWays-1)]
+			v := s.version.Load()
+			if !s.is(key, head, tail, v) || len(key) > 16 && !s.isLong(key) {
+				continue
+			}
+			p, until := s.plan.Load(), s.until.Load()
+			if now < until && s.version.Load() == v && v&slotWritten == 0 {
+				return shown{s, p, until, v&slotStale != 0}
+			}
+			t.turn(s, v, now)
+			return shown{}
+		}
+		i = t.second(hash)
+	}
+	return shown{}
+}
+
+// age is how old what a slot shows is.
+func (t *table) age(is shown, now int64) int64 {
+	if is.stale {
+		return now - is.until + t.longest
+	}
+	return now - is.until + min(t.fresh, t.longest)
+}
 
 // find returns the entry of key, or nil.
 func (t *table) find(hash uint64, key string) *entry {
-	s := &t.sets[t.index(hash)]
-	// A byte of x is 0 where the tag matches. The borrow of the subtraction can
-	// mark a byte above a match by mistake; the key sorts that out too.
-	x := s.tags.Load() ^ tagOf(hash)*lowBits
-	for m := (x - lowBits) &^ x & highBits; m != 0; m &= m - 1 {
-		if e := s.slots[bits.TrailingZeros64(m)/8].Load(); e != nil && e.is(key) {
-			return e
+	head, tail := endsOf(key)
+	i := t.first(hash)
+	for range 2 {
+		for m := t.matches(i, hash); m != 0; m &= m - 1 {
+			s := &t.sets[i][bits.TrailingZeros64(m)/8&(setWays-1)]
+			v := s.version.Load()
+			if !s.is(key, head, tail, v) || len(key) > 16 && !s.isLong(key) {
+				continue
+			}
+			if e := s.entry.Load(); s.version.Load() == v && v&slotWritten == 0 {
+				return e
+			}
+			t.mu.Lock() // it is being written
+			defer t.mu.Unlock()
+			if s, _, _ := t.locate(hash, key); s != nil {
+				return s.entry.Load()
+			}
+			return nil
 		}
+		i = t.second(hash)
 	}
 	return nil
 }
 
-// displaced reports whether an entry of the hash's set may be found behind the
-// table although the table does not have it.
-func (t *table) displaced(hash uint64) bool {
-	return t.sets[t.index(hash)].tags.Load()>>displacedShift != 0
+// is reports whether a slot is that of key, which has these ends, as far as can be
+// said while its version is v. What is stored of a key of up to 32 bytes tells it
+// from all others of its length.
+func (s *slot) is(key string, head, tail uint64, v uint32) bool {
+	return v&slotLength == uint32(len(key))<<1 && s.key[0].Load() == head && s.key[1].Load() == tail
+}
+
+// isLong is the rest of is for a key of more than 16 bytes.
+func (s *slot) isLong(key string) bool {
+	w := keyWords(key)
+	if s.key[2].Load() != w[2] || s.key[3].Load() != w[3] {
+		return false
+	}
+	if len(key) <= 32 {
+		return true
+	}
+	e := s.entry.Load()
+	return e != nil && e.key == key
+}
+
+// keyWords is what a slot stores of a key.
+func keyWords(key string) (w [4]uint64) {
+	w[0], w[1] = endsOf(key)
+	if n := len(key); n > 16 {
+		w[2], _ = ends(key[8:])
+		_, w[3] = ends(key[:n-8])
+	}
+	return w
+}
+
+// hasDisplaced reports whether an entry of the hash may be found behind the table
+// although the table does not have it.
+func (t *table) hasDisplaced(hash uint64) bool { return t.displaced[t.first(hash)].Load() != 0 }
+
+// locate finds the slot of a key. t.mu is held.
+func (t *table) locate(hash uint64, key string) (s *slot, set uint64, way int) {
+	head, tail := endsOf(key)
+	for _, i := range [2]uint64{t.first(hash), t.second(hash)} {
+		for m := t.matches(i, hash); m != 0; m &= m - 1 {
+			way := bits.TrailingZeros64(m) / 8 & (setWays - 1)
+			if s := &t.sets[i][way]; s.is(key, head, tail, s.version.Load()) && (len(key) <= 16 || s.isLong(key)) {
+				return s, i, way
+			}
+		}
+	}
+	return nil, 0, 0
 }
 
 // insert puts e in, unless it has left the cache. Another entry of the same key
 // gives way, then an empty slot is taken, then the slot of the entry that was
 // used least recently. again says that e was displaced earlier.
 func (t *table) insert(hash uint64, e *entry, again bool) {
-	i := t.index(hash)
-	s := &t.sets[i]
-	mu := &t.mu[i%uint64(len(t.mu))]
-	mu.Lock()
-	defer mu.Unlock()
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	if e.gone.Load() {
 		return // remove has been here, or comes next and counts
 	}
-	key, tags := e.key(), s.tags.Load()
-	const empty, same = -1, -2 // better than any that is used
-	way, age := 0, int64(closedTime)
-	for w := range s.slots {
-		other := s.slots[w].Load()
-		switch {
-		case other == e:
-			return
-		case other == nil:
-			if age > empty {
-				way, age = w, empty
+	s, set, way := t.locate(hash, e.key)
+	if s != nil && s.entry.Load() == e {
+		return
+	}
+	if s == nil {
+		set, way = t.room(hash)
+		s = &t.sets[set][way]
+	}
+	// Counted before it goes: who misses it looks behind. One of the same key has
+	// left the cache, and remove comes next and counts.
+	if other := s.entry.Load(); other != nil {
+		t.displaced[t.first(hashOf(other.key))].Add(1)
+	}
+	v := s.begin()
+	for i, w := range keyWords(e.key) {
+		s.key[i].Store(w)
+	}
+	s.entry.Store(e)
+	t.show(s, e, v&^slotLength|uint32(len(e.key))<<1)
+	tags := t.tags[set].Load() &^ (0xff << (8 * way))
+	t.tags[set].Store(tags | tagOf(hash)<<(8*way))
+	if again {
+		t.displaced[t.first(hash)].Add(-1)
+	}
+}
+
+// room finds a slot: an empty one, or the least recently used. t.mu is held.
+func (t *table) room(hash uint64) (set uint64, way int) {
+	sets := [2]uint64{t.first(hash), t.second(hash)}
+	var free [2]int
+	for k, i := range sets {
+		free[k] = bits.OnesCount64(^t.tags[i].Load() & highBits)
+	}
+	switch {
+	case free[0] > setWays-setFirst, free[0] >= max(1, free[1]):
+		set = sets[0]
+	case free[1] > 0:
+		set = sets[1]
+	default:
+		age := int64(closedTime)
+		for _, i := range sets {
+			for w := range t.sets[i] {
+				if e := t.sets[i][w].entry.Load(); e.lastUse.Load() < age {
+					set, way, age = i, w, e.lastUse.Load()
+				}
 			}
-		case other.is(key):
-			way, age = w, same // it has left the cache, and remove comes next and counts
-		case other.lastUse.Load() < age:
-			way, age = w, other.lastUse.Load()
 		}
+		return set, way
 	}
-	displaced := tags >> displacedShift
-	if displaced < displacedMost {
-		if again && displaced > 0 {
-			displaced--
-		}
-		if age != empty {
-			displaced++
-		}
-	}
-	s.slots[way].Store(e)
-	s.tags.Store(tags&^(0xff<<(8*way))&(displacedOne-1) | tagOf(hash)<<(8*way) | displaced<<displacedShift)
+	return set, bits.TrailingZeros64(^t.tags[set].Load()&highBits) / 8
 }
 
 // remove takes out an entry that left the cache. One that is not there was
 // displaced.
 func (t *table) remove(hash uint64, e *entry) {
-	i := t.index(hash)
-	s := &t.sets[i]
-	mu := &t.mu[i%uint64(len(t.mu))]
-	mu.Lock()
-	defer mu.Unlock()
-	tags := s.tags.Load()
-	for w := range s.slots {
-		if s.slots[w].Load() == e {
-			s.tags.Store(tags &^ (0xff << (8 * w)))
-			s.slots[w].Store(nil)
-			return
-		}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	s, set, way := t.locate(hash, e.key)
+	if s == nil || s.entry.Load() != e {
+		t.displaced[t.first(hash)].Add(-1)
+		return
 	}
-	if displaced := tags >> displacedShift; displaced > 0 && displaced < displacedMost {
-		s.tags.Store(tags - displacedOne)
-	}
+	t.tags[set].Store(t.tags[set].Load() &^ (0xff << (8 * way)))
+	s.empty()
 }
 
 // clear takes everything out.
 func (t *table) clear() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	for i := range t.sets {
-		mu := &t.mu[i%len(t.mu)]
-		mu.Lock()
-		t.sets[i].tags.Store(0)
-		for w := range t.sets[i].slots {
-			t.sets[i].slots[w].Store(nil)
+		t.tags[i].Store(0)
+		for w := range t.sets[i] {
+			t.sets[i][w].empty()
 		}
-		mu.Unlock()
 	}
+}
+
+// publish lets the slot of an entry, if it has one, show what changed.
+func (t *table) publish(e *entry) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if s, _, _ := t.locate(hashOf(e.key), e.key); s != nil && s.entry.Load() == e {
+		t.show(s, e, s.begin())
+	}
+}
+
+// turn lets a slot whose snapshot has come to its TTL answer as stale.
+func (t *table) turn(s *slot, v uint32, now int64) {
+	if v&slotStale != 0 || now == closedTime || !t.mu.TryLock() {
+		return
+	}
+	defer t.mu.Unlock()
+	if e := s.entry.Load(); e != nil && s.version.Load() == v && now >= e.staleAt.Load() {
+		t.show(s, e, s.begin())
+	}
+}
+
+// begin and show are around a write. table.mu is held.
+func (s *slot) begin() (version uint32) {
+	v := s.version.Load()
+	s.version.Store(v + slotWritten)
+	return v + slotWritten
+}
+
+func (t *table) show(s *slot, e *entry, v uint32) {
+	p, staleAt := e.plan.Load(), e.staleAt.Load()
+	until := e.fetched.Load() + t.longest
+	switch {
+	case p == nothing:
+		until = 0
+	case t.clock.coarse.Load() < staleAt:
+		until = min(until, staleAt)
+		v &^= slotStale
+	default:
+		v |= slotStale
+	}
+	s.plan.Store(p)
+	s.until.Store(until)
+	s.used.Store(0) // the next check looks closer
+	s.version.Store(v + slotWritten)
+}
+
+func (s *slot) empty() {
+	v := s.begin()
+	s.entry.Store(nil)
+	s.plan.Store(nil)
+	s.until.Store(0)
+	s.version.Store((v + slotWritten) &^ slotLength)
 }

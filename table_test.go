@@ -1,6 +1,7 @@
 package entitlements_test
 
 import (
+	"bytes"
 	"fmt"
 	"math"
 	"sync"
@@ -57,15 +58,15 @@ func TestTableTellsNeighbouringTagsApart(t *testing.T) {
 func TestTableForgetsTheLeastRecentlyUsedOfAFullSet(t *testing.T) {
 	table := NewTable(1)
 	require.Equal(t, 1, table.Sets())
-	for i := range 7 {
-		table.Insert(uint64(i), NewTableEntry(fmt.Sprint(i), int64(10+(i+3)%7))) // 4 is the oldest, then 5
+	for i := range 8 {
+		table.Insert(uint64(i), NewTableEntry(fmt.Sprint(i), int64(10+(i+4)%8))) // 4 is the oldest, then 5
 	}
 	table.Insert(100, NewTableEntry("a", 100))
 	require.False(t, table.Find(4, "4"))
 	require.True(t, table.Find(100, "a"))
 	table.Insert(101, NewTableEntry("b", 101))
 	require.False(t, table.Find(5, "5"))
-	for _, i := range []int{0, 1, 2, 3, 6} {
+	for _, i := range []int{0, 1, 2, 3, 6, 7} {
 		require.True(t, table.Find(uint64(i), fmt.Sprint(i)))
 	}
 }
@@ -91,12 +92,18 @@ func TestTableKeysOfEveryLength(t *testing.T) {
 	key := make([]byte, 255)
 	for i := range key {
 		key[i] = byte(i)
-		table.Insert(uint64(i)<<56, NewTableEntry(string(key[:i+1]), 1))
+		table.Insert(spread(i), NewTableEntry(string(key[:i+1]), 1))
 	}
 	for i := range key {
-		require.True(t, table.Find(uint64(i)<<56, string(key[:i+1])), "%d bytes", i+1)
+		require.True(t, table.Find(spread(i), string(key[:i+1])), "%d bytes", i+1)
 		if i > 0 {
-			require.False(t, table.Find(uint64(i)<<56, string(key[:i])), "its prefix")
+			require.False(t, table.Find(spread(i), string(key[:i])), "its prefix")
+		}
+		other := bytes.Clone(key[:i+1])
+		for at := range other { // and any one byte counts
+			other[at] ^= 0x55
+			require.False(t, table.Find(spread(i), string(other)), "%d of %d bytes", at, i+1)
+			other[at] ^= 0x55
 		}
 	}
 	// A key that ends in zeros is not the one without them.
@@ -106,11 +113,56 @@ func TestTableKeysOfEveryLength(t *testing.T) {
 	require.True(t, table.Find(uint64(1)<<62+1, "z\x00"))
 }
 
+func spread(i int) uint64 { return uint64(i+1) * 0x9e3779b97f4a7c15 }
+
+// Readers that race with writers are answered by the plan of their customer or not
+// at all.
+func TestTableReadersAreNeverAnsweredForAnother(t *testing.T) {
+	table := NewTable(1)
+	keys := make([]string, 20) // more than a set holds
+	entries := make([]TableEntry, len(keys))
+	for i := range keys {
+		keys[i] = fmt.Sprintf("%0*d", 1+2*i, i) // of all ways to compare keys
+		entries[i] = NewTableAnswer(keys[i])
+	}
+	var stop atomic.Bool
+	var wg sync.WaitGroup
+	wrong, right := atomic.Int64{}, atomic.Int64{}
+	for range 2 {
+		wg.Go(func() {
+			for !stop.Load() {
+				for i, key := range keys {
+					switch table.PlanOf(uint64(i%3), key) {
+					case "":
+					case key:
+						right.Add(1)
+					default:
+						wrong.Add(1)
+					}
+				}
+			}
+		})
+	}
+	for range 2000 {
+		for i, e := range entries {
+			table.Insert(uint64(i%3), e)
+			table.Publish(e)
+			if i%4 == 0 {
+				table.Remove(uint64(i%3), e)
+			}
+		}
+	}
+	stop.Store(true)
+	wg.Wait()
+	require.Zero(t, wrong.Load())
+	require.NotZero(t, right.Load())
+}
+
 // Readers that race with writers see the entry of their key or none.
 func TestTableReadersNeverSeeAnothersEntry(t *testing.T) {
 	table := NewTable(1)
 	var entries []TableEntry
-	for i := range 12 { // more than a set holds
+	for i := range 20 { // more than a set holds
 		entries = append(entries, NewTableEntry(fmt.Sprint(i), int64(i)))
 	}
 	var stop atomic.Bool

@@ -8,6 +8,10 @@
 // [Config.OnUnavailable] or [Config.FeaturePolicy] says otherwise. With
 // [Config.SnapshotFile] what was loaded before a restart counts.
 //
+// With [Config.SpoolDir] usage is on disk too until it has an end: it survives a
+// process that is killed at any moment, and an outage of any length. Without one
+// it is in memory, and [Client.Close] says what it could not deliver.
+//
 // # The two surfaces
 //
 // Calls without a context never block, do no I/O and return no error:

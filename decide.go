@@ -14,18 +14,18 @@ func (c *Client) hit(is shown, number int, enabled bool, now int64) {
 		is.slot.used.Store(used)
 		c.touched(is.slot, now)
 	}
-	lane, count := c.counters.lane(), freshAllowed
+	count := freshAllowed
 	if is.stale {
 		count = staleAllowed
 	}
 	if !enabled {
 		count++
-		c.features.table.Load().denied[number].add(ReasonNotGranted, lane)
+		c.deny(number)
 		if t.age(is, now) >= int64(c.cfg.DenyTTL) {
 			c.reconsider(is.slot.entry.Load(), now)
 		}
 	}
-	if c.counters.all[lane].decisions[count].Add(1)&sampleMask == 0 {
+	if c.counters.mine().decisions[count].Add(1)&sampleMask == 0 {
 		c.cache.sample(is.slot.entry.Load())
 	}
 }
@@ -67,31 +67,27 @@ func (c *Client) touched(s *slot, now int64) {
 
 // served accounts for a check that a handle answered.
 func (c *Client) served(e *entry, number int, enabled bool, now int64) {
-	stale := now >= e.staleAt.Load()
-	if stale && e.pending.Load() == refreshNone {
-		c.refresher.want(e)
+	count := freshAllowed
+	if now >= e.staleAt.Load() {
+		count = staleAllowed
+		if e.pending.Load() == refreshNone {
+			c.refresher.want(e)
+		}
 	}
 	e.touch(now)
 	if !enabled {
+		count++
+		c.deny(number)
 		c.reconsider(e, now)
 	}
-	if c.tally(number, enabled, stale)&sampleMask == 0 {
+	if c.counters.mine().decisions[count].Add(1)&sampleMask == 0 {
 		c.cache.sample(e)
 	}
 }
 
-// tally counts a fixed verdict. It returns how many were counted alike on this
-// core.
-func (c *Client) tally(number int, enabled, stale bool) uint64 {
-	lane, count := c.counters.lane(), freshAllowed
-	if stale {
-		count = staleAllowed
-	}
-	if !enabled {
-		count++
-		c.features.table.Load().denied[number].add(ReasonNotGranted, lane)
-	}
-	return c.counters.all[lane].decisions[count].Add(1)
+// deny counts a denial of a feature that has a number.
+func (c *Client) deny(number int) {
+	c.features.table.Load().denied[number].add(ReasonNotGranted, c.counters.lane())
 }
 
 // reconsider asks for a refresh when a denial is old enough: the customer may

@@ -211,14 +211,19 @@ func (c *cache) forget(hash uint64, key string) *entry {
 			}
 		}
 	} else if e = c.ask(hash); e == nil || e.key != key {
-		return nil
+		// Ristretto may be about to let go of it.
+		if e = c.table.find(hash, key); e == nil {
+			return nil
+		}
 	}
 	c.guard.RLock()
 	if !c.shut && c.policy != nil {
 		c.policy.Del(hash)
 	}
 	c.guard.RUnlock()
-	c.drop(e)
+	if !c.drop(e) {
+		c.table.publish(e) // who dropped it may not have come to that yet
+	}
 	return e
 }
 

@@ -46,7 +46,7 @@ func (c *Client) explain(is shown, number int, enabled bool, now int64, d *Decis
 	d.Age, d.Origin = time.Duration(max(0, c.cache.table.age(is, now))), OriginFresh
 	if is.stale {
 		d.Origin = OriginStale
-		if e := is.slot.entry.Load(); e != nil {
+		if e := is.slot.entry.Load(); e != nil && e.plan.Load() == is.plan {
 			d.Origin = e.staleOrigin()
 		}
 	}
@@ -154,6 +154,9 @@ func (c *Client) decide(hash uint64, q *question, d *Decision) {
 			return
 		}
 		if !e.blank() {
+			if c.answer(e, q, d) {
+				return // its content has just come
+			}
 			e.touch(c.clock.coarse.Load())
 			if c.loader.failedLately(e) == nil {
 				c.loader.prefetch(q.customer) // ahead of the refreshes: nothing answers
@@ -178,13 +181,13 @@ func (c *Client) answers(e *entry, now int64) bool {
 // answer decides from a snapshot. It reports false when the snapshot is too old
 // to answer, has no content yet, or the Client is closed.
 func (c *Client) answer(e *entry, q *question, d *Decision) bool {
-	now := c.clock.coarse.Load()
-	if !c.answers(e, now) {
+	now, fetched := c.clock.coarse.Load(), e.fetched.Load()
+	if now >= fetched+c.cache.table.longest || e.gone.Load() {
 		if now == closedTime {
 			return false
 		}
 		now = c.clock.precise()
-		if now-e.fetched.Load() >= int64(c.cfg.MaxStale) || e.blank() {
+		if now-fetched >= int64(c.cfg.MaxStale) || e.blank() {
 			return false
 		}
 	}
@@ -195,7 +198,7 @@ func (c *Client) answer(e *entry, q *question, d *Decision) bool {
 		c.refuse(q, d, ReasonInvalid)
 		return true
 	}
-	d.Age = e.age(now)
+	d.Age = time.Duration(max(0, now-fetched))
 	count := freshAllowed
 	d.Origin = OriginFresh
 	if now >= e.staleAt.Load() {
@@ -229,8 +232,11 @@ func (c *Client) judge(e *entry, q *question, d *Decision) bool {
 	if q.number == noFeature {
 		q.number = c.features.find(q.feature) // the plan may have brought it
 	}
-	g := e.plan.Load().grant(q.number, q.feature)
+	p := e.plan.Load()
+	g := p.grant(q.number, q.feature)
 	switch {
+	case p == nothing:
+		return false
 	case g == nil && !validKey(q.feature):
 		d.Reason = ReasonInvalid
 		return true
@@ -241,7 +247,9 @@ func (c *Client) judge(e *entry, q *question, d *Decision) bool {
 	case g.own < 0:
 		d.judge(g, meterRead{}, 0, 1)
 	default:
-		c.look(e, g, q, d)
+		if !c.look(e, g, q, d) {
+			return false
+		}
 	}
 	c.lift(d, q.feature)
 	if d.Allowed {
@@ -252,25 +260,27 @@ func (c *Client) judge(e *entry, q *question, d *Decision) bool {
 
 // look is the verdict on one more unit of a grant that has a part of the
 // customer's own. A meter knows of it what matters, and is as new as the plan or
-// newer, since an install reaches it first. Without one the snapshot tells.
-func (c *Client) look(e *entry, g *grant, q *question, d *Decision) {
+// newer, since an install reaches it first. Without one the snapshot tells. It
+// reports false when there is none any more.
+func (c *Client) look(e *entry, g *grant, q *question, d *Decision) bool {
 	if a := e.account.Load(); a != nil && g.kind == KindMetered {
 		if m := a.meter(g.code); m != nil {
 			if v := m.view.Load(); v.known() {
 				now := c.clock.backendNear(v.expires.Load(), v.resets)
 				d.judge(g, a.read(v, now), now, 1)
-				return
+				return true
 			}
 		}
 	}
 	p, o := e.content()
 	if g = p.grant(q.number, q.feature); g == nil || g.own < 0 {
 		d.Reason = ReasonNotGranted // it has just changed
-		return
+		return p != nothing
 	}
 	f := &o.figures[g.own]
 	now := c.clock.backendNear(f.expires, f.resets)
 	d.judge(g, f.read(now), now, 1)
+	return true
 }
 
 // take counts or holds the units of a question, whatever the limit.

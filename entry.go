@@ -15,8 +15,7 @@ import (
 //
 // Readers take no lock, so writers order their stores (see content). All that a
 // check through a handle reads is the first cache line, and the way to what is
-// counted here. A customer costs the 128
-// bytes of this, and the table's slot.
+// counted here. It is 128 bytes, a size that the allocator aligns.
 type entry struct {
 	key  string
 	plan atomic.Pointer[plan] // never nil: see nothing
@@ -158,6 +157,6 @@ func (e *entry) erase() {
 }
 
 // blank reports whether there is no content: not loaded yet, or forgotten.
-func (e *entry) blank() bool { return e.plan.Load() == nothing }
+func (e *entry) blank() bool { return e.plan.Load() == nothing || e.fetched.Load() == never }
 
 func (e *entry) age(now int64) time.Duration { return time.Duration(max(0, now-e.fetched.Load())) }

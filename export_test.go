@@ -197,3 +197,32 @@ func BreakSegments(c *Client) {
 		g.broken.Store(true)
 	}
 }
+
+// ForgetDuringEviction forgets a customer while the cache is letting go of it, and
+// asks about it before that is done.
+func ForgetDuringEviction(c *Client, customer, feature string) Decision {
+	e := c.cache.find(hashOf(customer), customer)
+	t := c.cache.table
+	e.gone.Store(true) // as far as cache.left had come
+	c.Forget(customer)
+	d := c.Decide(customer, feature)
+	t.remove(hashOf(customer), e)
+	c.cache.count.Add(-1)
+	return d
+}
+
+// FeatureProbes is the most places that a code of these is looked for in.
+func FeatureProbes(codes []string) (most int) {
+	t := newFeatureIndex().add(codes)
+	for _, code := range codes {
+		head, tail := endsOf(code)
+		at := t.place(code, head, tail)
+		for n := 1; ; n++ {
+			if s := t.slots[(at+n-1)&(len(t.slots)-1)]; t.codes[s.number] == code {
+				most = max(most, n)
+				break
+			}
+		}
+	}
+	return most
+}

@@ -1,7 +1,6 @@
 package entitlements
 
 import (
-	"math/bits"
 	"sync"
 	"sync/atomic"
 	"unique"
@@ -9,8 +8,7 @@ import (
 
 // The feature index numbers the feature codes that a Client meets in plans and
 // handles. A plan then says what it grants in bits by number, 16 bytes for 64
-// features, and a check finds the number of a code while the customer's entry is
-// still on its way from memory, since neither needs the other.
+// features.
 //
 // Codes that callers make up are not numbered, and neither are those past
 // maxFeatures: plans find these by name.
@@ -46,11 +44,12 @@ type featureSlot struct {
 	length, number uint32
 }
 
-// find returns the number of a code, or noFeature. Its hash has no secret: codes
-// are the backend's, and one that a caller makes up takes no place.
+// find returns the number of a code, or noFeature. The hash of a short one
+// has no secret: codes are the backend's, and one that a caller makes up takes no
+// place.
 func (t *featureTable) find(code string) int {
 	head, tail := endsOf(code)
-	for i := t.place(head, tail); ; i++ {
+	for i := t.place(code, head, tail); ; i++ {
 		s := &t.slots[i&(len(t.slots)-1)]
 		if s.length == 0 {
 			return noFeature
@@ -61,8 +60,11 @@ func (t *featureTable) find(code string) int {
 	}
 }
 
-func (t *featureTable) place(head, tail uint64) int {
-	return int((head ^ bits.RotateLeft64(tail, 32)) * 0x9e3779b97f4a7c15 >> (t.shift & 63))
+func (t *featureTable) place(code string, head, tail uint64) int {
+	if len(code) > 16 {
+		return int(hashOf(code) >> (t.shift & 63))
+	}
+	return int(fold(head^0x9e3779b97f4a7c15, tail^0xd1b54a32d192ed03) * 0xff51afd7ed558ccd >> (t.shift & 63))
 }
 
 func (x *featureIndex) find(code string) int { return x.table.Load().find(code) }
@@ -92,7 +94,7 @@ func (x *featureIndex) add(codes []string) *featureTable {
 	t.slots = make([]featureSlot, size)
 	for n, code := range t.codes {
 		head, tail := endsOf(code)
-		i := t.place(head, tail)
+		i := t.place(code, head, tail)
 		for t.slots[i&(size-1)].length != 0 {
 			i++
 		}
@@ -111,6 +113,6 @@ func (t *featureTable) hasAll(codes []string) bool {
 	return true
 }
 
-// intern returns the one copy of a feature code that the index, plans and
-// Features use, so that comparing two of them is comparing a pointer with itself.
+// intern returns the one copy of a feature code that the index, plans, Features
+// and meters use.
 func intern(code string) string { return unique.Make(code).Value() }

@@ -28,8 +28,7 @@ func (l *loader) invalidate(customer string) *entry {
 	l.unremember(hash, customer)
 	e := l.cache.find(hash, customer)
 	if e != nil {
-		e.markStale(sequence)
-		l.cache.table.publish(e)
+		l.cache.markStale(e, sequence)
 	}
 	return e
 }
@@ -64,11 +63,12 @@ func (l *loader) unremember(hash uint64, customer string) {
 
 // markStale lets an entry count as stale for an Invalidate of this sequence,
 // unless it was fetched after it.
-func (e *entry) markStale(sequence uint64) {
+func (c *cache) markStale(e *entry, sequence uint64) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.staleSeq = max(e.staleSeq, sequence)
 	if e.staleSeq > e.startSeq {
 		e.staleAt.Store(0)
+		c.table.publish(e)
 	}
 }

@@ -264,7 +264,7 @@ func (l *loader) run(customer string, class loadClass, seen uint64) (landing, er
 	l.mu.Unlock()
 	switch {
 	case e != nil:
-		e.markStale(staleSeq)
+		l.cache.markStale(e, staleSeq)
 	case staleSeq > ld.sequence:
 		l.unremember(hash, customer) // what it found may be over
 	}

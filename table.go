@@ -71,12 +71,12 @@ func newTable(customers int, clock *clock, cfg *Config) *table {
 	return &table{
 		tags: make([]atomic.Uint64, sets), sets: make([]set, sets), displaced: make([]atomic.Int32, sets),
 		clock: clock, fresh: int64(cfg.TTL), longest: int64(cfg.MaxStale) - clock.margin,
-		useShift: uint8(min(32, bits.Len64(uint64(cfg.IdleAfter/64)))),
+		useShift: uint8(min(32, max(0, bits.Len64(uint64(cfg.IdleAfter/64))-1))),
 	}
 }
 
 // useTime numbers the times in which the slot of a customer in use is touched
-// once: each a 64th of IdleAfter, or 4 s, since a touch costs the entry's line too.
+// once: each at most a 64th of IdleAfter, and 4 s, since a touch costs the entry's line too.
 // It is never 0, which says that the slot was not touched yet.
 func (t *table) useTime(now int64) uint32 { return uint32(now>>(t.useShift&63)) | 1<<31 }
 
@@ -311,12 +311,13 @@ func (t *table) publish(e *entry) {
 
 // turn lets a slot whose snapshot has come to its TTL answer as stale.
 func (t *table) turn(s *slot, v uint32, now int64) {
-	if v&slotStale != 0 || now == closedTime || !t.mu.TryLock() {
+	e := s.entry.Load()
+	if v&slotStale != 0 || now == closedTime || e == nil || e.blank() || now < e.staleAt.Load() || !t.mu.TryLock() {
 		return
 	}
 	defer t.mu.Unlock()
-	if e := s.entry.Load(); e != nil && s.version.Load() == v && now >= e.staleAt.Load() {
-		t.show(s, e, s.begin())
+	if s.version.Load() == v {
+		t.show(s, s.entry.Load(), s.begin())
 	}
 }
 
@@ -331,7 +332,7 @@ func (t *table) show(s *slot, e *entry, v uint32) {
 	p, staleAt := e.plan.Load(), e.staleAt.Load()
 	until := e.fetched.Load() + t.longest
 	switch {
-	case p == nothing:
+	case p == nothing, e.gone.Load():
 		until = 0
 	case t.clock.coarse.Load() < staleAt:
 		until = min(until, staleAt)
@@ -347,6 +348,9 @@ func (t *table) show(s *slot, e *entry, v uint32) {
 
 func (s *slot) empty() {
 	v := s.begin()
+	for i := range s.key {
+		s.key[i].Store(0)
+	}
 	s.entry.Store(nil)
 	s.plan.Store(nil)
 	s.until.Store(0)

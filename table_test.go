@@ -7,10 +7,12 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
 	. "github.com/entitlements-go/entitlements"
+	"github.com/entitlements-go/entitlements/entitlementstest"
 )
 
 // Two customers whose hashes are equal in every bit are told apart by their keys.
@@ -194,4 +196,84 @@ func TestTableReadersNeverSeeAnothersEntry(t *testing.T) {
 	stop.Store(true)
 	wg.Wait()
 	require.Zero(t, wrong.Load())
+}
+
+// A customer that is forgotten is not answered for, whatever else the cache is
+// doing with it.
+func TestForgetMeetsAnEviction(t *testing.T) {
+	src := entitlementstest.NewSource(map[string]map[string]Grant{"a": {"api": {Enabled: true}}})
+	c, err := New(Config{Source: src, MaxCustomers: 100})
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = c.Close(t.Context()) })
+	_, err = c.Load(t.Context(), "a")
+	require.NoError(t, err)
+	require.True(t, c.Allowed("a", "api"))
+	src.Remove("a")
+	require.False(t, ForgetDuringEviction(c, "a", "api").Allowed)
+}
+
+// Whoever asks while a customer is loaded for the first time is told so, or is
+// answered: the snapshot is not too old.
+func TestAFirstLoadIsNotTooStale(t *testing.T) {
+	grants := map[string]map[string]Grant{}
+	for i := range 2000 {
+		grants[fmt.Sprint(i)] = map[string]Grant{"api": {Enabled: true}}
+	}
+	c, err := New(Config{Source: entitlementstest.NewSource(grants), MaxCustomers: 10_000})
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = c.Close(t.Context()) })
+	for customer := range grants {
+		var wg sync.WaitGroup
+		var tooStale atomic.Int64
+		for range 3 {
+			wg.Go(func() {
+				for d := c.Decide(customer, "api"); !d.Allowed; d = c.Decide(customer, "api") {
+					if d.Reason == ReasonTooStale {
+						tooStale.Add(1)
+					}
+				}
+			})
+		}
+		wg.Wait()
+		require.Zero(t, tooStale.Load(), customer)
+	}
+}
+
+// A check that meets a Forget is answered from before it or by policy.
+func TestACheckMeetsForget(t *testing.T) {
+	src := entitlementstest.NewSource(map[string]map[string]Grant{"a": {"api": {Enabled: true, ExpiresAt: time.Now().Add(time.Hour)}}})
+	c, err := New(Config{Source: src, MaxCustomers: 100, OnUnavailable: FailOpen})
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = c.Close(t.Context()) })
+	var done atomic.Bool
+	var wg sync.WaitGroup
+	var wrong atomic.Int64
+	for range 2 {
+		wg.Go(func() {
+			for !done.Load() {
+				if d := c.Decide("a", "api"); !d.Allowed || d.Age > time.Hour {
+					wrong.Add(1)
+				}
+			}
+		})
+	}
+	for range 500 {
+		_, err := c.Resolve(t.Context(), "a")
+		require.NoError(t, err)
+		c.Forget("a")
+	}
+	done.Store(true)
+	wg.Wait()
+	require.Zero(t, wrong.Load())
+}
+
+// Codes that differ in a few characters are found as fast as others.
+func TestFeatureCodesAreSpread(t *testing.T) {
+	for _, pattern := range []string{"f%04d", "f%04d_on", "max_%04d_qty", "%04d_feature", "feature_%04d", "feature.%04d.enabled", "a-very-long-prefix-of-codes.%04d.limits.of-the-plan"} {
+		codes := make([]string, 1000)
+		for i := range codes {
+			codes[i] = fmt.Sprintf(pattern, i)
+		}
+		require.Less(t, FeatureProbes(codes), 40, pattern)
+	}
 }

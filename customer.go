@@ -54,7 +54,7 @@ func (f Feature) Code() string { return f.code }
 // Allowed is [Client.Allowed].
 func (cu Customer) Allowed(f Feature) bool {
 	if e := cu.entry; e != nil {
-		if now := cu.client.clock.coarse.Load(); cu.client.answers(e, now) {
+		if now := cu.client.clock.coarse.Load(); cu.client.answers(e, e.fetched.Load(), now) {
 			if f.index == cu.client.features {
 				if fixed, enabled := e.plan.Load().verdict(f.number); fixed && (enabled || !cu.client.shadows()) {
 					cu.client.served(e, f.number, enabled, now)

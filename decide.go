@@ -172,17 +172,17 @@ func (c *Client) decide(hash uint64, q *question, d *Decision) {
 	c.byPolicy(nil, q, d, reason)
 }
 
-// answers reports whether a snapshot answers at a coarse time, without a closer
-// look.
-func (c *Client) answers(e *entry, now int64) bool {
-	return now < e.fetched.Load()+c.cache.table.longest && !e.gone.Load()
+// answers reports whether a snapshot that was fetched then answers at a coarse
+// time, without a closer look.
+func (c *Client) answers(e *entry, fetched, now int64) bool {
+	return now < fetched+c.cache.table.longest && !e.gone.Load()
 }
 
 // answer decides from a snapshot. It reports false when the snapshot is too old
 // to answer, has no content yet, or the Client is closed.
 func (c *Client) answer(e *entry, q *question, d *Decision) bool {
 	now, fetched := c.clock.coarse.Load(), e.fetched.Load()
-	if now >= fetched+c.cache.table.longest || e.gone.Load() {
+	if !c.answers(e, fetched, now) {
 		if now == closedTime {
 			return false
 		}

@@ -53,11 +53,12 @@ func (l *loader) forget(customer string) {
 
 // unremember drops what is remembered of a customer instead of a snapshot.
 func (l *loader) unremember(hash uint64, customer string) {
-	if !l.negative.Load() {
+	absent := l.absent.Load()
+	if absent == nil {
 		return
 	}
-	if e := l.absent().find(hash, customer); e != nil {
-		l.absent().remove(hash, e)
+	if e := absent.find(hash, customer); e != nil {
+		absent.remove(hash, e)
 	}
 }
 

@@ -108,23 +108,26 @@ func (l *loader) remember(hash uint64, ld *load, reason Reason, err error) {
 	}
 	e := newEntry(ld.customer, l.clock.coarse.Load())
 	e.failed = &failure{reason: reason, err: err, until: now + int64(within), sequence: ld.sequence}
-	l.absent().insert(hash, e, false)
-	l.negative.Store(true)
+	if l.absent.Load() == nil {
+		l.absent.CompareAndSwap(nil, newTable(min(max(l.cfg.MaxCustomers, 1024), maxAbsent), l.clock, l.cfg))
+	}
+	l.absent.Load().insert(hash, e, false)
 }
 
 // remembered is what is remembered of a customer instead of a snapshot, or nil.
 func (l *loader) remembered(hash uint64, customer string) *failure {
-	if !l.negative.Load() {
+	absent := l.absent.Load()
+	if absent == nil {
 		return nil
 	}
-	e := l.absent().find(hash, customer)
+	e := absent.find(hash, customer)
 	if e == nil {
 		return nil
 	}
 	if f := e.failed; l.clock.precise() < f.until && f.sequence >= l.allStale.Load() {
 		return f
 	}
-	l.absent().remove(hash, e)
+	absent.remove(hash, e)
 	return nil
 }
 

@@ -21,8 +21,7 @@ type loader struct {
 	clock    *clock
 	door     *door
 	cache    *cache
-	absent   func() *table // negatives; lossy, so that a scan of unknown keys is bounded. Made when there is one
-	negative atomic.Bool   // there was one
+	absent   atomic.Pointer[table] // negatives; lossy, so that a scan of unknown keys is bounded. nil until there is one
 	plans    *plans
 	books    *books
 	running  *running
@@ -121,10 +120,7 @@ var (
 func newLoader(cfg *Config, clock *clock, cache *cache, books *books, running *running, features *featureIndex) *loader {
 	l := &loader{
 		cfg: cfg, clock: clock, cache: cache, books: books, running: running,
-		door: newDoor("source", clock, cfg.Logger),
-		absent: sync.OnceValue(func() *table {
-			return newTable(min(max(cfg.MaxCustomers, 1024), maxAbsent), clock, cfg)
-		}),
+		door:     newDoor("source", clock, cfg.Logger),
 		plans:    newPlans(features),
 		attempts: make(map[string]*attempt),
 	}

@@ -107,27 +107,37 @@ type shown struct {
 	stale bool
 }
 
+// look finds the slot of a key, where it is, and the version that it had; nil for
+// none.
+func (t *table) look(hash uint64, key string) (s *slot, v uint32, set uint64, way int) {
+	head, tail := endsOf(key)
+	set = t.first(hash)
+	for range 2 {
+		for m := t.matches(set, hash); m != 0; m &= m - 1 {
+			way = bits.TrailingZeros64(m) / 8 & (setWays - 1)
+			s = &t.sets[set][way]
+			v = s.version.Load()
+			if s.is(key, head, tail, v) && (len(key) <= 16 || s.isLong(key)) {
+				return s, v, set, way
+			}
+		}
+		set = t.second(hash)
+	}
+	return nil, 0, 0, 0
+}
+
 // ready returns what a customer's slot answers at a coarse time. It has no plan
 // when a closer look is needed.
 func (t *table) ready(hash uint64, key string, now int64) shown {
-	head, tail := endsOf(key)
-	i := t.first(hash)
-	for range 2 {
-		for m := t.matches(i, hash); m != 0; m &= m - 1 {
-			s := &t.sets[i][bits.TrailingZeros64(m)/8&(setWays-1)]
-			v := s.version.Load()
-			if !s.is(key, head, tail, v) || len(key) > 16 && !s.isLong(key) {
-				continue
-			}
-			p, until := s.plan.Load(), s.until.Load()
-			if now < until && s.version.Load() == v && v&slotWritten == 0 {
-				return shown{s, p, until, v&slotStale != 0}
-			}
-			t.turn(s, v, now)
-			return shown{}
-		}
-		i = t.second(hash)
+	s, v, _, _ := t.look(hash, key)
+	if s == nil {
+		return shown{}
 	}
+	p, until := s.plan.Load(), s.until.Load()
+	if now < until && s.version.Load() == v && v&slotWritten == 0 {
+		return shown{s, p, until, v&slotStale != 0}
+	}
+	t.turn(s, v, now)
 	return shown{}
 }
 
@@ -141,26 +151,21 @@ func (t *table) age(is shown, now int64) int64 {
 
 // find returns the entry of key, or nil.
 func (t *table) find(hash uint64, key string) *entry {
-	head, tail := endsOf(key)
-	i := t.first(hash)
-	for range 2 {
-		for m := t.matches(i, hash); m != 0; m &= m - 1 {
-			s := &t.sets[i][bits.TrailingZeros64(m)/8&(setWays-1)]
-			v := s.version.Load()
-			if !s.is(key, head, tail, v) || len(key) > 16 && !s.isLong(key) {
-				continue
-			}
-			if e := s.entry.Load(); s.version.Load() == v && v&slotWritten == 0 {
-				return e
-			}
-			t.mu.Lock() // it is being written
-			defer t.mu.Unlock()
-			if s, _, _ := t.locate(hash, key); s != nil {
-				return s.entry.Load()
-			}
-			return nil
-		}
-		i = t.second(hash)
+	s, v, _, _ := t.look(hash, key)
+	if s == nil {
+		return nil
+	}
+	if e := s.entry.Load(); s.version.Load() == v && v&slotWritten == 0 {
+		return e
+	}
+	return t.findLocked(hash, key) // it is being written
+}
+
+func (t *table) findLocked(hash uint64, key string) *entry {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if s, _, _, _ := t.look(hash, key); s != nil {
+		return s.entry.Load()
 	}
 	return nil
 }
@@ -199,20 +204,6 @@ func keyWords(key string) (w [4]uint64) {
 // although the table does not have it.
 func (t *table) hasDisplaced(hash uint64) bool { return t.displaced[t.first(hash)].Load() != 0 }
 
-// locate finds the slot of a key. t.mu is held.
-func (t *table) locate(hash uint64, key string) (s *slot, set uint64, way int) {
-	head, tail := endsOf(key)
-	for _, i := range [2]uint64{t.first(hash), t.second(hash)} {
-		for m := t.matches(i, hash); m != 0; m &= m - 1 {
-			way := bits.TrailingZeros64(m) / 8 & (setWays - 1)
-			if s := &t.sets[i][way]; s.is(key, head, tail, s.version.Load()) && (len(key) <= 16 || s.isLong(key)) {
-				return s, i, way
-			}
-		}
-	}
-	return nil, 0, 0
-}
-
 // insert puts e in, unless it has left the cache. Another entry of the same key
 // gives way, then an empty slot is taken, then the slot of the entry that was
 // used least recently. again says that e was displaced earlier.
@@ -222,7 +213,7 @@ func (t *table) insert(hash uint64, e *entry, again bool) {
 	if e.gone.Load() {
 		return // remove has been here, or comes next and counts
 	}
-	s, set, way := t.locate(hash, e.key)
+	s, _, set, way := t.look(hash, e.key)
 	if s != nil && s.entry.Load() == e {
 		return
 	}
@@ -279,7 +270,7 @@ func (t *table) room(hash uint64) (set uint64, way int) {
 func (t *table) remove(hash uint64, e *entry) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	s, set, way := t.locate(hash, e.key)
+	s, _, set, way := t.look(hash, e.key)
 	if s == nil || s.entry.Load() != e {
 		t.displaced[t.first(hash)].Add(-1)
 		return
@@ -304,7 +295,7 @@ func (t *table) clear() {
 func (t *table) publish(e *entry) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if s, _, _ := t.locate(hashOf(e.key), e.key); s != nil && s.entry.Load() == e {
+	if s, _, _, _ := t.look(hashOf(e.key), e.key); s != nil && s.entry.Load() == e {
 		t.show(s, e, s.begin())
 	}
 }

@@ -16,7 +16,7 @@ import (
 func (c *Client) useQuickly(e *entry, feature string, n int64, hold bool, d *Decision) (*Reservation, bool) {
 	now := c.clock.coarse.Load()
 	a := e.account.Load()
-	if !c.answers(e, now) || a == nil || n <= 0 {
+	if !c.answers(e, e.fetched.Load(), now) || a == nil || n <= 0 {
 		return nil, false
 	}
 	_ = a.first.only.current.Load() // the second line is on its way while the lock waits for the first

@@ -17,8 +17,9 @@ type books struct {
 		mu       sync.Mutex // guards accounts; taken before an account's own lock
 		accounts map[string]*account
 	}
-	entryOf func(hash uint64, customer string) *entry // the cached entry, or nil
-	reads   atomic.Int32                              // whether answers can be older than their fetch
+	entryOf  func(hash uint64, customer string) *entry // the cached entry, or nil
+	features *featureIndex
+	reads    atomic.Int32 // whether answers can be older than their fetch
 }
 
 // Values of books.reads. Until the first answer nobody knows.
@@ -28,8 +29,8 @@ const (
 	readsMayLag
 )
 
-func newBooks(entryOf func(uint64, string) *entry) *books {
-	b := &books{entryOf: entryOf}
+func newBooks(entryOf func(uint64, string) *entry, features *featureIndex) *books {
+	b := &books{entryOf: entryOf, features: features}
 	for i := range b.shards {
 		b.shards[i].accounts = make(map[string]*account)
 	}
@@ -50,7 +51,7 @@ func (b *books) obtain(hash uint64, customer string) *account {
 	s.mu.Lock()
 	a := s.accounts[customer]
 	if a == nil {
-		a = newAccount(customer, hash)
+		a = newAccount(customer, hash, b.features)
 		s.accounts[a.customer()] = a
 	}
 	s.mu.Unlock()

@@ -134,12 +134,7 @@ func (cu Customer) Track(f Feature, n int64) {
 	if c == nil {
 		return
 	}
-	if e := cu.entry; e != nil {
-		if a := e.account.Load(); a != nil && c.usage.fold(a, f.code, n) {
-			return
-		}
-	}
-	_ = c.usage.add(&Usage{Customer: cu.key, Feature: f.code, Quantity: n}, nil)
+	c.usage.track(cu.entry, cu.key, f.code, n)
 }
 
 // All is every feature that the customer's plan has, in the order of their codes,

@@ -267,7 +267,7 @@ func (c *Client) look(e *entry, g *grant, q *question, d *Decision) bool {
 		if m := a.meter(g.code); m != nil {
 			if v := m.view.Load(); v.known() {
 				now := c.clock.backendNear(v.expires.Load(), v.resets)
-				d.judge(g, a.read(v, now), now, 1)
+				d.judge(g, m.read(now), now, 1)
 				return true
 			}
 		}

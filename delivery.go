@@ -168,7 +168,9 @@ func (b *batcher) paceLocked(now int64, records int) {
 // newDelivery seals records into a batch.
 func (b *batcher) newDelivery(records []*record) *delivery {
 	d := &delivery{records: records, wait: newBackOff(250*time.Millisecond, 30*time.Second)}
-	d.batch = Batch{ID: b.nextID(), Usage: make([]Usage, len(records))}
+	d.batch = Batch{Usage: make([]Usage, len(records))}
+	next := b.newIDs(1 + len(records))
+	d.batch.ID = next()
 	for i, r := range records {
 		a := r.meter.account
 		a.mu.Lock()
@@ -176,7 +178,7 @@ func (b *batcher) newDelivery(records []*record) *delivery {
 			r.meter.sealLocked()
 		}
 		if r.id == "" {
-			r.id = b.nextID()
+			r.id = next()
 		}
 		d.batch.Usage[i] = r.usage()
 		a.mu.Unlock()

@@ -53,7 +53,7 @@ func New(cfg Config) (*Client, error) {
 	if c.cache, err = newCache(&c.cfg, c.clock); err != nil {
 		return nil, err
 	}
-	books := newBooks(c.cache.find)
+	books := newBooks(c.cache.find, c.features)
 	c.dead = callbacks{running: c.running, log: cfg.Logger}
 	c.changes.calls = callbacks{running: c.running, log: cfg.Logger, bound: maxChanges}
 	c.warnings = callbacks{running: c.running, log: cfg.Logger, bound: maxWarnings}
@@ -223,12 +223,7 @@ func (c *Client) SetShadow(features ...string) { c.shadow.Store(newShadowed(feat
 // [Config.MaxPending], has an invalid key or comes after Close is counted in
 // [UsageStats] as dropped.
 func (c *Client) Track(customer, feature string, n int64) {
-	if e := c.cache.table.find(hashOf(customer), customer); e != nil {
-		if a := e.account.Load(); a != nil && c.usage.fold(a, feature, n) {
-			return
-		}
-	}
-	_ = c.usage.add(&Usage{Customer: customer, Feature: feature, Quantity: n}, nil)
+	c.usage.track(c.cache.table.find(hashOf(customer), customer), customer, feature, n)
 }
 
 // Record is Track for an event: with an idempotency key, a time or properties of

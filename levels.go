@@ -101,7 +101,7 @@ func (l *levels) landed(e *entry) {
 		r := f.read(now)
 		if a := e.account.Load(); a != nil {
 			if m := a.meter(g.code); m != nil {
-				r = m.view.Load().read(now)
+				r = m.read(now)
 			}
 		}
 		var d Decision
@@ -121,7 +121,7 @@ func (l *levels) look(m *meter) {
 	}
 	now := l.clock.backendNow()
 	var d Decision
-	d.judge(g, m.view.Load().read(now), now, 0)
+	d.judge(g, m.read(now), now, 0)
 	l.reached(cell{a.customer(), m.feature}, &f, &d, now)
 }
 

@@ -1,31 +1,9 @@
 package entitlements
 
 import (
-	"iter"
 	"math"
-	"strings"
-	"sync"
 	"sync/atomic"
 )
-
-// An account is the usage of one customer that was counted in this process and
-// may be missing from what the backend last told. It outlives the customer's
-// cache entry: forgetting it with the entry would let a customer back in that
-// has just used up its quota.
-//
-// A call of Use or Track costs the cache lines that it touches, and the pages. So
-// what it needs is apart from the rest, and 128 bytes, a size that the allocator
-// aligns: the lock, and the beginning of the first meter.
-type account struct {
-	mu      sync.Mutex    // guards the fields below and those of the meters and their records
-	retired bool          // left the books; a new account takes over
-	idle    bool          // was quiet at the last sweep
-	shard   uint16        // of all that is sharded by customer
-	moves   atomic.Uint32 // of what is held: odd while one is under way, see read
-
-	more  atomic.Pointer[[]*meter] // the meters after the first; grows under mu, read without it; nil = not even the first
-	first meter                    // most customers use one metered feature: no allocation of its own
-}
 
 // A meter is the local view of one metered feature of one customer.
 //
@@ -51,16 +29,19 @@ type meter struct {
 	*ledger
 }
 
-// ledger is what a call does not need of a meter.
+// ledger is what a call does not need of a meter, the most used first.
 type ledger struct {
 	open    *record
-	figure  figure // the zero figure until one is known
 	account *account
-	records []*record // all that may still count, oldest first, open included
+	records []*record  // all that may still count, oldest first, open included
+	alone   [1]*record // where they are when it is one
+	slot    atomic.Pointer[meterSlot]
+	figure  figure // the zero figure until one is known
 
 	// Of the account, so kept by its first meter only.
 	customer string
 	entry    *entry // the cache entry that shows the account, nil when there is none
+	features *featureIndex
 }
 
 // view is what readers see of a meter. Its boundary never changes: a figure of
@@ -80,85 +61,14 @@ const unknownEnd = math.MaxInt64 - 1
 
 func (v *view) known() bool { return v.resets != unknownEnd }
 
-// onlyFirst stands for no meters after the first.
-var onlyFirst = new([]*meter)
-
-func newAccount(customer string, hash uint64) *account {
-	a := &account{shard: uint16(hash)}
-	a.first.ledger = &ledger{account: a, customer: strings.Clone(customer)}
-	return a
-}
-
-// customer is the customer's key.
-func (a *account) customer() string { return a.first.customer }
-
-// meter finds the meter of a feature, or nil. It takes no lock. Customers use a
-// few metered features, and comparing a few strings beats hashing one.
-func (a *account) meter(feature string) *meter {
-	more := a.more.Load()
-	if more == nil {
-		return nil
-	}
-	if a.first.feature == feature {
-		return &a.first
-	}
-	for _, m := range *more {
-		if m.feature == feature {
-			return m
-		}
-	}
-	return nil
-}
-
-// meterLocked is meter without a look at whether there are any.
-func (a *account) meterLocked(feature string) *meter {
-	if a.first.feature == feature {
-		return &a.first
-	}
-	return a.meter(feature)
-}
-
 // shownLocked is the view that calls move now.
 func (m *meter) shownLocked() int64 {
+	m.absorbLocked()
 	v := m.view.Load()
 	if m.counts == periodNext {
 		return v.next.Load()
 	}
 	return v.current.Load()
-}
-
-// meters yields all of them.
-func (a *account) meters() iter.Seq[*meter] {
-	return func(yield func(*meter) bool) {
-		more := a.more.Load()
-		if more == nil || !yield(&a.first) {
-			return
-		}
-		for _, m := range *more {
-			if !yield(m) {
-				return
-			}
-		}
-	}
-}
-
-// addMeterLocked makes the meter of a feature. Its figure is the cached one, if
-// there is one.
-func (a *account) addMeterLocked(feature string, fold Aggregation) *meter {
-	m, more := &a.first, onlyFirst
-	if old := a.more.Load(); old != nil {
-		m = &meter{ledger: &ledger{account: a}}
-		grown := append((*old)[:len(*old):len(*old)], m)
-		more = &grown
-	}
-	// One copy of the code for all customers: comparing it touches no line of its own.
-	m.feature, m.fold = intern(feature), fold
-	if e := a.first.entry; e != nil {
-		m.learnLocked(e)
-	}
-	m.publishLocked()
-	a.more.Store(more)
-	return m
 }
 
 // learnLocked takes over the figure that an entry shows, when none is known.
@@ -174,77 +84,7 @@ func (m *meter) learnLocked(e *entry) {
 	}
 }
 
-// inheritLocked takes over what the retired account of an entry showed. It was let
-// go of because any later figure has it; the entry, which left the cache and is
-// read through a handle, may still have the figure from before.
-func (a *account) inheritLocked(was *account, e *entry) {
-	for old := range was.meters() {
-		m := a.meter(old.feature)
-		if m == nil {
-			m = a.addMeterLocked(old.feature, old.fold)
-		}
-		m.learnLocked(e)
-		if m.figure.fetched == 0 || m.figure.fetched != old.figure.fetched {
-			continue
-		}
-		v := old.view.Load()
-		f := m.figure
-		f.used = max(f.used, v.current.Load())
-		m.installLocked(f, 0)
-		if next := v.next.Load(); next > 0 {
-			r := &record{meter: m, piece: piece{quantity: next, stamp: f.resets, sent: f.received, acked: f.received, state: pieceAcked}}
-			m.addLocked(r, 0)
-		}
-	}
-}
-
-// attachLocked makes e the entry that shows a, and lets the meters know its
-// figures. It returns the own part to install: where a meter holds a figure that
-// the new one must not replace, that one stays.
-func (a *account) attachLocked(e *entry, p *plan, o *own, now, tick int64) *own {
-	a.first.entry = e
-	var patched []figure
-	for m := range a.meters() {
-		g := p.metered(m.feature)
-		if m.grant = g; g == nil {
-			continue // and what its figure was stays, for what was not delivered yet
-		}
-		next := m.figure.after(o.figures[g.own], now)
-		if next != o.figures[g.own] {
-			if patched == nil {
-				patched = append(patched, o.figures...)
-			}
-			patched[g.own] = next
-		}
-		m.installLocked(next, tick)
-	}
-	if patched == nil {
-		return o
-	}
-	merged := *o
-	merged.figures = patched
-	return &merged
-}
-
-// read is the local view of one of the account's meters at a moment on the
-// backend's clock: what is used and what is held at one moment, although they are
-// two numbers. Nobody moved what is held in between when moves is even, and the
-// same before and after. For a writer that is interrupted in the middle it waits
-// as every other writer does.
-func (a *account) read(v *view, now int64) meterRead {
-	for range 64 {
-		before := a.moves.Load()
-		r := v.read(now)
-		if before&1 == 0 && a.moves.Load() == before {
-			return r
-		}
-	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return v.read(now)
-}
-
-// read is for who holds the account's lock, or needs only one of the numbers.
+// read is for who holds the account's lock.
 func (v *view) read(now int64) meterRead {
 	r := meterRead{held: v.held.Load(), resets: v.resets, expires: v.expires.Load()}
 	if v.over(now) {
@@ -282,13 +122,24 @@ func (m *meter) installLocked(f figure, tick int64) {
 	clear(m.records[len(kept):])
 	m.records = kept
 	if m.open != nil {
-		m.counts = m.open.counts
+		m.countLocked(m.open.counts)
 	}
 	m.publishLocked()
 }
 
+// countLocked notes which view the open record counts to.
+func (m *meter) countLocked(of period) {
+	m.counts = of
+	if s := m.slot.Load(); s != nil && of != periodCurrent {
+		s.until = 0
+	}
+}
+
 // addLocked lets a new record count.
 func (m *meter) addLocked(r *record, tick int64) {
+	if m.records == nil {
+		m.records = m.alone[:0]
+	}
 	m.records = append(m.records, r)
 	m.recountLocked(r, tick)
 }
@@ -300,7 +151,7 @@ func (m *meter) recountLocked(r *record, tick int64) {
 	was, from := r.counted, r.counts
 	r.counted, r.counts = counted, counts
 	if r == m.open {
-		m.counts = counts
+		m.countLocked(counts)
 	}
 	switch {
 	case counted == was && counts == from && m.fold == AggregateSum:
@@ -399,20 +250,6 @@ func (m *meter) foldedLocked() (current, next int64) {
 	return current, next
 }
 
-// waits reports whether delivered usage waits for a figure that contains it.
-func (a *account) waits() bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	for m := range a.meters() {
-		for _, r := range m.records {
-			if r.state == pieceAcked && r.counts == periodCurrent {
-				return true
-			}
-		}
-	}
-	return false
-}
-
 // maxSettled is how many settled records a meter keeps apart before they are
 // compacted. A customer that is counted but not checked is not refreshed, so no
 // figure takes them off.
@@ -460,37 +297,4 @@ func (m *meter) compactLocked(tick int64) {
 	m.records = kept
 	m.installLocked(m.figure, tick)
 	m.settled = 0
-}
-
-// quietLocked reports whether nothing in the account can still be missing from
-// the figures that its entry shows, or, with no entry, from any later figure:
-// a figure that is fetched from now on knows all that was acknowledged before
-// since. What was lost before lostSince, and was allowed by a policy with no
-// grant known, is no longer waited with for one.
-func (a *account) quietLocked(since, lostSince, backendNow int64) bool {
-	e := a.first.entry
-	cached := e != nil && !e.gone.Load()
-	for m := range a.meters() {
-		if m.view.Load().held.Load() != 0 {
-			return false
-		}
-		f := &m.figure
-		for _, r := range m.records {
-			switch {
-			case !r.settled():
-				return false
-			case r.counts == periodPast || f.resets != 0 && r.counts == periodCurrent && backendNow >= f.resets:
-				// Its period is over.
-			case r.state == pieceLost:
-				// It was allowed by a grant that this process has seen, and no later
-				// figure will know of it. Without a grant nothing was allowed.
-				if f.fetched != 0 || r.allowed && r.acked >= lostSince {
-					return false
-				}
-			case cached || r.acked >= since:
-				return false
-			}
-		}
-	}
-	return true
 }

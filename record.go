@@ -143,6 +143,7 @@ func (m *meter) syncLocked() {
 	if r == nil {
 		return
 	}
+	m.absorbLocked()
 	r.quantity, r.calls = m.quantity, uint64(m.calls)
 	if r.counts != periodPast {
 		r.counted = r.effect()
@@ -156,6 +157,9 @@ func (m *meter) sealLocked() {
 		m.open.segment.rest()
 	}
 	m.open, m.until, m.spooled = nil, 0, false
+	if s := m.slot.Load(); s != nil {
+		s.until = 0
+	}
 }
 
 // cohort is the records that began between two calls of Flush. A call of Flush

@@ -49,7 +49,7 @@ func (r *Reservation) Commit(actual int64) {
 	a := m.account
 	how := charge{dropped: dropClosed}
 	was, at := m.shownLocked(), b.clock.backend.Load()
-	a.moves.Add(1)
+	move := a.beginMoveLocked()
 	if actual > 0 && !b.clock.closed() {
 		a.idle = false
 		now, open := b.nowLocked(m)
@@ -58,7 +58,7 @@ func (r *Reservation) Commit(actual int64) {
 		how = b.chargeLocked(m, actual, nil, now, open)
 	}
 	b.returnLocked(r)
-	a.moves.Add(1)
+	a.endMoveLocked(move)
 	is, g := m.view.Load().read(at).used, m.grant
 	a.mu.Unlock()
 	if actual > 0 {
@@ -201,11 +201,11 @@ func (b *batcher) expire(now int64) (wait int64) {
 			s.mu.Unlock()
 			a := r.meter.account
 			a.mu.Lock()
-			a.moves.Add(1)
+			move := a.beginMoveLocked()
 			if b.returnLocked(r) > 0 {
 				b.holds.expired.Add(1)
 			}
-			a.moves.Add(1)
+			a.endMoveLocked(move)
 			a.mu.Unlock()
 		}
 	}

@@ -35,7 +35,9 @@ func (b *batcher) settle(records []*record, s settlement) (calls uint64) {
 		a.mu.Lock()
 		if !r.settled() {
 			r.meter.syncLocked()
-			n, u = r.calls, r.usage()
+			if n = r.calls; s.dead || s.inDoubt {
+				u = r.usage()
+			}
 			if r.acked = s.at; s.state == pieceLost {
 				r.acked = b.clock.precise()
 			}

@@ -162,7 +162,7 @@ func saveEntry(e *entry, p *plan, o *own, number int, now, backendNow int64) *sa
 		if a != nil && g.kind == KindMetered {
 			if m := a.meter(g.code); m != nil {
 				if v := m.view.Load(); v.known() {
-					f.used = v.read(backendNow).used
+					f.used = m.read(backendNow).used
 					if v.over(backendNow) {
 						f.start, f.floor, f.resets = v.resets, v.resets, 0 // when this one ends is not known
 					}

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unsafe"
 )
 
 // The batcher takes usage in at memory speed and hands it to the Sink later.
@@ -134,11 +135,30 @@ func newBatcher(cfg *Config, clock *clock, counters *stripes, books *books, runn
 	return b
 }
 
+// track counts a call. e is the customer's entry, or nil.
+func (b *batcher) track(e *entry, customer, feature string, n int64) {
+	var a *account
+	if e != nil {
+		if a = e.account.Load(); a != nil && b.fold(a, feature, n) {
+			return
+		}
+	}
+	_ = b.addTo(a, &Usage{Customer: customer, Feature: feature, Quantity: n}, nil) // counted where it is dropped
+}
+
 // fold adds a call to the open record of a feature. It reports false when there
 // is none, or when a boundary is so near that the exact clock must decide.
 func (b *batcher) fold(a *account, feature string, n int64) bool {
 	now := b.clock.coarse.Load()
 	a.mu.Lock()
+	if more := a.more.Load(); more != nil && a.first.feature != feature {
+		if s := more.find(feature); s != nil && now != closedTime && s.takeLocked(n, b.clock.backend.Load()) {
+			a.idle = false
+			a.mu.Unlock()
+			b.counters.mine().recorded.Add(1)
+			return true
+		}
+	}
 	m := a.meterLocked(feature)
 	if m == nil || now >= m.until || !m.fitsLocked(b.clock.backend.Load()) {
 		a.mu.Unlock()
@@ -159,8 +179,11 @@ func (b *batcher) fold(a *account, feature string, n int64) bool {
 	return true
 }
 
-// add counts a call that fold could not. waiter is nil but for Report.
-func (b *batcher) add(u *Usage, waiter *report) error {
+// add counts a call. waiter is nil but for Report.
+func (b *batcher) add(u *Usage, waiter *report) error { return b.addTo(nil, u, waiter) }
+
+// addTo is add for who has the customer's account at hand, if it is not nil.
+func (b *batcher) addTo(a *account, u *Usage, waiter *report) error {
 	dropped, ok := dropInvalid, false
 	var m *meter
 	var g *grant
@@ -169,14 +192,18 @@ func (b *batcher) add(u *Usage, waiter *report) error {
 	case b.clock.closed():
 		dropped = dropClosed
 	case validKey(u.Customer) && validKey(u.Feature) && len(u.ID) <= MaxKeyLength:
-		a := b.books.lock(hashOf(u.Customer), u.Customer)
+		if a == nil || !a.lock() {
+			a = b.books.lock(hashOf(u.Customer), u.Customer)
+		}
 		m = b.meterLocked(a, u.Feature)
 		at := b.clock.backendNow()
 		dropped, ok = b.countLocked(m, u, waiter, at)
-		if !u.Time.IsZero() {
-			at = nanos(u.Time)
+		if b.levels != nil {
+			if !u.Time.IsZero() {
+				at = nanos(u.Time)
+			}
+			is, g = m.view.Load().read(at).used, m.grant
 		}
-		is, g = m.view.Load().read(at).used, m.grant
 		a.mu.Unlock()
 	}
 	b.counted(dropped, ok)
@@ -246,6 +273,9 @@ func (b *batcher) countLocked(m *meter, u *Usage, waiter *report, now int64) (dr
 	if folds {
 		r.ends = b.endOf(m, stamp)
 		m.openLocked(r, b.clock.precise()+min(r.ends-now, int64(forever))-b.clock.margin)
+		if b.levels == nil { // else each call is to be looked at
+			m.shareLocked(r.ends - b.clock.margin)
+		}
 	}
 	r.placedLocked()
 	return 0, true
@@ -461,7 +491,17 @@ func (b *batcher) endLocalLocked(a *account, now int64) {
 	}
 }
 
-// nextID is unique to the record: random per Client, then a counter.
-func (b *batcher) nextID() string {
-	return b.instance + strconv.FormatUint(b.sequence.Add(1), 36)
+// newIDs yields as many unique IDs as are asked for: random per Client, then a
+// counter. They share their memory, since they travel together.
+func (b *batcher) newIDs(n int) (next func() string) {
+	const digits = 13 // of the largest counter
+	id := b.sequence.Add(uint64(n)) - uint64(n)
+	text := make([]byte, 0, n*(len(b.instance)+digits))
+	return func() string {
+		id++
+		begin := len(text)
+		text = strconv.AppendUint(append(text, b.instance...), id, 36)
+		one := text[begin:]
+		return unsafe.String(unsafe.SliceData(one), len(one)) // never written again
+	}
 }

@@ -23,7 +23,7 @@ var (
 func hashOf(s string) uint64 {
 	if n := len(s); uint(n-8) <= 8 {
 		head, tail := ends(s)
-		return fold(fold(head^secrets[0], tail^secrets[1])^uint64(n), secrets[2])
+		return scatter(head, tail, uint64(n))
 	}
 	return hashOther(s)
 }
@@ -67,7 +67,15 @@ func hashOther(s string) uint64 {
 	case n > 0:
 		head = uint64(b[0])<<16 | uint64(b[n/2])<<8 | uint64(b[n-1])
 	}
-	return fold(fold(head^secrets[0], tail^secrets[1])^uint64(n), secrets[2])
+	return scatter(head, tail, uint64(n))
+}
+
+// scatter is the hash of two words and a length. Both halves of the first product go
+// on, so that neither a poor secret nor a word of zeroes is multiplied by a
+// constant twice.
+func scatter(head, tail, n uint64) uint64 {
+	hi, lo := bits.Mul64(head^secrets[0], tail^secrets[1])
+	return fold(hi^secrets[2]^n, lo^secrets[3])
 }
 
 // fold mixes two words: both halves of their product.

@@ -155,18 +155,19 @@ func planHash(e *Entitlements) uint64 {
 	const odd = 0x9e3779b97f4a7c15
 	sum := hashOf(e.Plan)
 	for code, g := range e.Features {
-		h := hashOf(code)*odd ^ uint64(g.Limit)
 		flags := uint64(g.Kind) << 3
 		for i, set := range [...]bool{g.Enabled, g.Soft, isDated(&g)} {
 			if set {
 				flags |= 1 << i
 			}
 		}
-		h = (h^h>>29)*odd ^ flags
+		// Sums tell apart only what is scattered: a switch that moved one bit of a term
+		// would be undone by another feature's.
+		h := fold(hashOf(code)^uint64(g.Limit)*odd, flags^odd)
 		if g.Text != "" {
-			h ^= hashOf(g.Text)
+			h = fold(h^odd, hashOf(g.Text))
 		}
-		sum += (h ^ h>>32) * odd
+		sum += h * odd
 	}
 	return sum
 }

@@ -83,3 +83,28 @@ func TestPlanFindsAllOfItsFeaturesAndNoOther(t *testing.T) {
 		}
 	}
 }
+
+// Plans that differ in their switches only are known side by side: that many are
+// off says nothing.
+func TestPlansThatDifferInASwitchAreInternedApart(t *testing.T) {
+	const plans = 50
+	all := make(map[string]*Entitlements)
+	for _, round := range []string{"first", "again"} {
+		for off := range plans {
+			features := make(map[string]Grant)
+			for f := range plans {
+				features[fmt.Sprintf("feature-%02d", f)] = Grant{Enabled: f != off}
+			}
+			all[fmt.Sprint(round, off)] = &Entitlements{Plan: "p", Features: features}
+		}
+	}
+	c := opened(t, Config{Source: Static(all)})
+	for _, round := range []string{"first", "again"} {
+		for off := range plans {
+			loaded(t, c, fmt.Sprint(round, off))
+		}
+	}
+	for off := range plans {
+		require.True(t, SamePlan(c, fmt.Sprint("first", off), fmt.Sprint("again", off)), off)
+	}
+}

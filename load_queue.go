@@ -80,14 +80,20 @@ func (l *loader) roomForRefresh(now int64) (room int, wait int64) {
 	if now < l.paceAt {
 		return 0, l.paceAt - now
 	}
-	room = l.refreshLimit()
+	room, wait = l.refreshLimit(), int64(l.clock.tick)
+	queued := len(l.queues[loadRefresh])
 	switch {
-	case probing || l.cfg.FetchRate > 0:
-		room = 1 // and what it leaves in the queue would be late there, unseen
+	case probing:
+		room = 1
+	case l.cfg.FetchRate > 0:
+		// One at a time, as often as the rate allows: what it leaves in the queue would
+		// be late there, unseen.
+		room = min(room-l.busyBack, 1-queued)
+		return max(0, room), min(wait, int64(float64(time.Second)/l.cfg.FetchRate))
 	case l.batches != nil:
 		room *= maxBatch
 	}
-	return max(0, room-l.busyBack-len(l.queues[loadRefresh])), int64(l.clock.tick)
+	return max(0, room-l.busyBack-queued), wait
 }
 
 func (l *loader) refreshLimit() int { return max(1, l.cfg.FetchConcurrency/2) }

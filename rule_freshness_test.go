@@ -234,6 +234,27 @@ func TestRule05_BehindByCountsWhatWaitsForTheRate(t *testing.T) {
 	})
 }
 
+// Refreshes use the rate that they are given, however long each takes.
+func TestRule05_RefreshesUseTheRateTheyAreGiven(t *testing.T) {
+	for _, rate := range []float64{5, 50, 200} {
+		t.Run(fmt.Sprint(rate), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				src := &spy{answer: func(ctx context.Context, customer string) (*Entitlements, error) {
+					return grantedX(customer), nap(ctx, 100*time.Millisecond)
+				}}
+				c := opened(t, Config{Source: src, TTL: 10 * time.Second, FetchRate: rate, FetchConcurrency: 64, IdleAfter: -1})
+				_, err := c.Warm(t.Context(), slices.Values(named("c", int(5*rate)))) // half of what the rate allows
+				require.NoError(t, err)
+				time.Sleep(20 * time.Second)
+				require.Less(t, c.Stats().Source.BehindBy, 2*time.Second)
+				before := len(src.seen())
+				time.Sleep(20 * time.Second)
+				require.InDelta(t, 20*rate/2/0.925, len(src.seen())-before, 20*rate/2*0.2, "each customer once in a TTL")
+			})
+		})
+	}
+}
+
 func TestRule05_WhoJustPaidGetsInAfterDenyTTL(t *testing.T) {
 	for name, grants := range map[string]map[string]Grant{
 		"switched off": {"x": {}},

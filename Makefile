@@ -10,8 +10,9 @@ RESULTS := bench/results
 test: tidy vet lint cross unit fuzz ## All checks: what CI runs
 
 .PHONY: unit
-unit: ## Tests of every module, with the race detector, in random order
+unit: ## Tests of every module, with the race detector, in random order; those of the root without it too
 	@set -e; for m in $(MODULES); do (cd $$m && $(GO) test -race -shuffle=on -timeout 10m ./...); done
+	$(GO) test -shuffle=on -timeout 10m .
 
 .PHONY: demo
 demo: ## The quickstart: a story against a billing API on loopback, under 30 s

@@ -2,6 +2,9 @@ package entitlements
 
 import (
 	"fmt"
+	"maps"
+	"math"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -12,9 +15,10 @@ import (
 //
 //   - the table answers the hot path. It is lossy: what a set has no room for is
 //     found in one of the other two.
-//   - the window holds what was added last. It makes a customer answerable the
-//     moment it is added, whatever ristretto thinks of it, and lets a newcomer
-//     show that it is used before it has to compete.
+//   - the window holds what was added or used last. It makes a customer answerable
+//     the moment it is added, whatever ristretto thinks of it, and lets a newcomer
+//     show that it is used before it has to compete. How large it is, the balance
+//     says.
 //   - ristretto holds the rest and decides who stays (TinyLFU). A customer is
 //     offered to it when it leaves the window, once, and waited for; refreshes
 //     change the entry in place. So none of ristretto's surprises can show: sets
@@ -28,11 +32,13 @@ type cache struct {
 	evict atomic.Uint64
 
 	customers int // capacity of window and ristretto together
-	window    int // how many the window keeps once it is full
 
-	mu    sync.Mutex // guards the window
-	byKey map[string]*entry
-	queue []*entry // oldest first
+	mu      sync.Mutex // guards the fields below
+	window  int        // how many the window keeps once it is full
+	byKey   map[string]*entry
+	queue   []waiting // those of the window, oldest first, and some that were forgotten
+	added   int       // in this turn
+	balance *balance  // nil without a policy
 
 	// guard is held to call into ristretto and taken for good to close it: a call
 	// that meets its Close panics or hangs.
@@ -41,6 +47,18 @@ type cache struct {
 	policy *ristretto.Cache[uint64, *entry] // nil below smallest
 	ending atomic.Bool                      // what leaves now was not evicted
 }
+
+// waiting is an entry's place in the window, and when it was used last as far as
+// was known then. Who was used since gets another place.
+type waiting struct {
+	entry *entry
+	used  uint32
+}
+
+// turnsPerFill is how often ristretto is told of who is in use while the cache is
+// exchanged once. With fewer turns it hears too little; with more its counters
+// fill up with what happened just now.
+const turnsPerFill = 4
 
 // smallest is the capacity from which a policy can do better than first in,
 // first out.
@@ -53,19 +71,32 @@ func newCache(cfg *Config, clock *clock) (*cache, error) {
 		return c, nil // the window is all there is
 	}
 	c.window = max(customers/64, min(32, customers/4))
+	c.balance = newBalance(customers, c.window)
 	var err error
 	c.policy, err = ristretto.NewCache(&ristretto.Config[uint64, *entry]{
-		NumCounters:        int64(10 * customers),
+		NumCounters:        countersFor(customers),
 		MaxCost:            int64(customers - c.window),
 		BufferItems:        64,
 		IgnoreInternalCost: true, // else a cost of 1 becomes 57, and capacity a fraction
-		OnEvict:            func(i *ristretto.Item[*entry]) { c.left(i.Value) },
-		OnReject:           func(i *ristretto.Item[*entry]) { c.left(i.Value) },
+		OnEvict:            func(i *ristretto.Item[*entry]) { c.left(i.Value, halfPolicy) },
+		OnReject:           func(i *ristretto.Item[*entry]) { c.left(i.Value, halfWindow) },
 	})
 	if err != nil {
 		return nil, fmt.Errorf("entitlements: make the cache: %w", err)
 	}
 	return c, nil
+}
+
+// countersFor is how many frequencies ristretto keeps: ten for each customer, or, of
+// very many, the five to ten that fill its filter, which has 9.6 bits for each and
+// is rounded up to a power of two.
+func countersFor(customers int) int64 {
+	const many, bits = 1 << 16, 9.6
+	ten := 10 * float64(customers)
+	if customers < many {
+		return int64(ten)
+	}
+	return int64(math.Exp2(math.Floor(math.Log2(ten*bits))) / bits)
 }
 
 // find returns the entry of a customer, or nil, and puts it back into the table
@@ -106,15 +137,21 @@ func (c *cache) ask(hash uint64) *entry {
 	return e
 }
 
-// sampleMask picks the uses that ristretto is told of, of those that the table
-// serves: one in 256 of each stripe. Rarer would not tell the frequent from the
-// rare any more; more often would cost a check more than its own count does.
-const sampleMask = 1<<8 - 1
+// used notes that a customer is in use: once per tick and customer, so that readers
+// on several cores do not take the line from each other.
+func (c *cache) used(e *entry, now int64) {
+	if e.lastUse.Load() != now {
+		c.tell(e, now)
+	}
+}
 
-// sample tells ristretto of a use that the table served. e is nil when it was let
-// go of just now.
-func (c *cache) sample(e *entry) {
-	if e != nil {
+// tell is used without a look at the tick. Ristretto is told once in each turn:
+// what it decides about is who is used now and then and who is not, and those that
+// are used all the time need not be told apart.
+func (c *cache) tell(e *entry, now int64) {
+	e.lastUse.Store(now)
+	if turn := c.table.useTime(now); e.used.Load() != turn {
+		e.used.Store(turn)
 		c.ask(hashOf(e.key))
 	}
 }
@@ -140,29 +177,52 @@ func (c *cache) add(hash uint64, e *entry) *entry {
 			return there
 		}
 	}
+	c.ask(hash) // a miss is a use too
+	if c.added++; c.added >= max(1, c.customers/turnsPerFill) {
+		c.added = 0
+		c.table.turns.Add(1)
+	}
+	c.rebalanceLocked(hash)
 	// While there is room, customers leave the window in batches: one wait for
 	// many. Once there is none, one makes room for one.
-	if c.count.Load() >= int64(c.customers) || len(c.queue) >= c.window+max(1, c.window/4) {
+	if c.count.Load() >= int64(c.customers) || len(c.byKey) >= c.window+max(1, c.window/4) {
 		c.shrinkLocked()
 	}
 	c.byKey[e.key] = e
-	c.queue = append(c.queue, e)
+	c.queue = append(c.queue, waiting{entry: e})
 	c.count.Add(1)
 	c.table.insert(hash, e, false)
 	return e
 }
 
-// shrinkLocked offers the oldest of the window to ristretto and waits for its
-// answer. Until then they stay in the window, so that they can be found.
-func (c *cache) shrinkLocked() {
-	if len(c.queue) < c.window {
-		return // ristretto is over by what it has yet to evict
+// rebalanceLocked moves the border between window and ristretto, when that is worth
+// it.
+func (c *cache) rebalanceLocked(hash uint64) {
+	if c.balance == nil {
+		return
 	}
-	leaving := c.queue[:len(c.queue)-c.window+1]
+	window := c.balance.comeBack(hash)
+	if by := window - c.window; -by <= c.customers/128 && by <= c.customers/128 {
+		return
+	}
+	c.guard.RLock()
+	defer c.guard.RUnlock()
+	if !c.shut {
+		c.window = window
+		c.policy.UpdateMaxCost(int64(c.customers - window))
+	}
+}
+
+// shrinkLocked offers the oldest of the window to ristretto and waits for its
+// answer. Until then they can be found in the window.
+func (c *cache) shrinkLocked() {
+	// What ristretto has yet to evict is room that the window does not have.
+	inPolicy := int(c.count.Load()) - len(c.byKey)
+	leaving := c.oldestLocked(len(c.byKey) - max(1, min(c.window, c.customers-inPolicy)) + 1)
 	c.guard.RLock()
 	if c.policy == nil || c.shut {
 		for _, e := range leaving {
-			c.left(e)
+			c.left(e, halfWindow)
 		}
 	} else {
 		for _, e := range leaving {
@@ -177,14 +237,37 @@ func (c *cache) shrinkLocked() {
 	for _, e := range leaving {
 		delete(c.byKey, e.key)
 	}
-	c.queue = append([]*entry(nil), c.queue[len(leaving):]...)
+}
+
+// mostSpared is how many are passed over at a time because they were used since.
+const mostSpared = 64
+
+// oldestLocked takes n entries from the front of the queue.
+func (c *cache) oldestLocked(n int) (oldest []*entry) {
+	for spared := 0; len(oldest) < n && len(c.queue) > 0; {
+		w := c.queue[0]
+		c.queue[0], c.queue = waiting{}, c.queue[1:]
+		switch used := w.entry.used.Load(); {
+		case w.entry.gone.Load():
+		case used != w.used && spared < mostSpared:
+			spared++
+			c.queue = append(c.queue, waiting{w.entry, used})
+		default:
+			oldest = append(oldest, w.entry)
+		}
+	}
+	return oldest
 }
 
 // left lets go of an entry that made room. It runs on ristretto's goroutine too,
 // so it takes no lock that is held while ristretto is waited for.
-func (c *cache) left(e *entry) {
-	if e != nil && !c.ending.Load() && c.drop(e) {
-		c.evict.Add(1)
+func (c *cache) left(e *entry, from half) {
+	if e == nil || c.ending.Load() || !c.drop(e) {
+		return
+	}
+	c.evict.Add(1)
+	if c.balance != nil {
+		c.balance.leave(hashOf(e.key), from)
 	}
 }
 
@@ -204,11 +287,8 @@ func (c *cache) forget(hash uint64, key string) *entry {
 	e := c.byKey[key]
 	if e != nil {
 		delete(c.byKey, key)
-		for i, other := range c.queue {
-			if other == e {
-				c.queue = append(c.queue[:i:i], c.queue[i+1:]...)
-				break
-			}
+		if len(c.queue) > 2*len(c.byKey)+mostSpared {
+			c.queue = slices.DeleteFunc(c.queue, func(w waiting) bool { return c.byKey[w.entry.key] != w.entry })
 		}
 	} else if e = c.ask(hash); e == nil || e.key != key {
 		// Ristretto may be about to let go of it.
@@ -230,7 +310,7 @@ func (c *cache) forget(hash uint64, key string) *entry {
 // each calls f with every entry.
 func (c *cache) each(f func(*entry)) {
 	c.mu.Lock()
-	entries := append([]*entry(nil), c.queue...)
+	entries := slices.Collect(maps.Values(c.byKey))
 	c.mu.Unlock()
 	c.guard.RLock()
 	if !c.shut && c.policy != nil {

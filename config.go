@@ -25,7 +25,9 @@ type Config struct {
 	// on top of Used, until the period ends.
 	Sink Sink
 
-	// MaxCustomers is the most snapshots that are kept. Defaults to 100 000.
+	// MaxCustomers is the most snapshots that are kept. When there are more customers,
+	// those leave who are used least often, or least recently: whichever has been
+	// the better guess lately. Defaults to 100 000.
 	MaxCustomers int
 
 	// TTL is the age at which a snapshot in use is refreshed in the background.

@@ -25,9 +25,7 @@ func (c *Client) hit(is shown, number int, enabled bool, now int64) {
 			c.reconsider(is.slot.entry.Load(), now)
 		}
 	}
-	if c.counters.mine().decisions[count].Add(1)&sampleMask == 0 {
-		c.cache.sample(is.slot.entry.Load())
-	}
+	c.counters.mine().decisions[count].Add(1)
 }
 
 // explain is the whole Decision of a verdict that is fixed: the one that judge
@@ -59,7 +57,7 @@ func (c *Client) touched(s *slot, now int64) {
 	if e == nil {
 		return
 	}
-	e.touch(now)
+	c.cache.tell(e, now)
 	if now >= e.staleAt.Load() && e.pending.Load() == refreshNone {
 		c.refresher.want(e)
 	}
@@ -74,15 +72,13 @@ func (c *Client) served(e *entry, number int, enabled bool, now int64) {
 			c.refresher.want(e)
 		}
 	}
-	e.touch(now)
+	c.cache.used(e, now)
 	if !enabled {
 		count++
 		c.deny(number)
 		c.reconsider(e, now)
 	}
-	if c.counters.mine().decisions[count].Add(1)&sampleMask == 0 {
-		c.cache.sample(e)
-	}
+	c.counters.mine().decisions[count].Add(1)
 }
 
 // deny counts a denial of a feature that has a number.
@@ -207,19 +203,17 @@ func (c *Client) answer(e *entry, q *question, d *Decision) bool {
 			c.refresher.want(e)
 		}
 	}
-	e.touch(now)
+	c.cache.used(e, now)
 	if !granted(d) {
 		c.reconsider(e, now)
 	}
-	if c.count(d, q.feature, count)&sampleMask == 0 {
-		c.cache.sample(e)
-	}
+	c.count(d, q.feature, count)
 	return true
 }
 
 // staleOrigin is the origin of what a stale snapshot answers.
 func (e *entry) staleOrigin() Origin {
-	if e.restored.Load() {
+	if e.startSeq.Load() == 0 {
 		return OriginRestored
 	}
 	return OriginStale
@@ -339,8 +333,8 @@ func (c *Client) refuse(q *question, d *Decision, reason Reason) {
 func granted(d *Decision) bool { return d.Allowed && !d.Shadowed }
 
 // count accounts for a decision. allowed is what it counts as when it allows; the
-// denial's follows it. It returns how many were counted alike on this core.
-func (c *Client) count(d *Decision, feature string, allowed answer) uint64 {
+// denial's follows it.
+func (c *Client) count(d *Decision, feature string, allowed answer) {
 	lane := c.counters.lane()
 	switch {
 	case d.Shadowed:
@@ -349,7 +343,7 @@ func (c *Client) count(d *Decision, feature string, allowed answer) uint64 {
 		c.denials(feature).add(d.Reason, lane)
 		allowed++
 	}
-	return c.counters.all[lane].decisions[allowed].Add(1)
+	c.counters.all[lane].decisions[allowed].Add(1)
 }
 
 // unanswered is the Decision of a waiting call that found nothing to answer from.

@@ -41,12 +41,12 @@ type entry struct {
 	// there is nothing.
 	own atomic.Pointer[own]
 
-	denyAt   atomic.Int64 // coarse time from which a denial asks for a refresh
-	restored atomic.Bool  // the content is of an earlier run of the program
+	denyAt   atomic.Int64  // coarse time from which a denial asks for a refresh
+	startSeq atomic.Uint64 // of the fetch that brought the content; 0 for content of an earlier run of the program
+	used     atomic.Uint32 // the turn in which it was used last: see cache.used
 
 	failures int32      // loads failed in a row; like the fields below, guarded by mu
 	mu       sync.Mutex // guards the writes of the entry
-	startSeq uint64     // of the fetch that brought the content
 	staleSeq uint64     // of the last Invalidate
 	failed   *failure   // the last load, when it failed; set for good when there is nothing else
 

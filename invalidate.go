@@ -68,7 +68,7 @@ func (c *cache) markStale(e *entry, sequence uint64) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.staleSeq = max(e.staleSeq, sequence)
-	if e.staleSeq > e.startSeq {
+	if e.staleSeq > e.startSeq.Load() {
 		e.staleAt.Store(0)
 		c.table.publish(e)
 	}

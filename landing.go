@@ -177,10 +177,10 @@ func (l *loader) installLocked(hash uint64, e *entry, ld *load) (before *Entitle
 		}
 		e.storeLocked(p, l.settleOwn(hash, e, p, l.newOwn(p, ld), oldPlan, oldOwn))
 	}
-	e.startSeq, e.failures, e.failed = ld.sequence, 0, nil
-	e.restored.Store(false)
+	e.startSeq.Store(ld.sequence)
+	e.failures, e.failed = 0, nil
 	e.denyAt.Store(ld.sent + int64(l.cfg.DenyTTL))
-	if max(e.staleSeq, l.allStale.Load()) > e.startSeq {
+	if max(e.staleSeq, l.allStale.Load()) > ld.sequence {
 		e.staleAt.Store(0)
 	} else {
 		e.staleAt.Store(ld.sent + int64(l.cfg.TTL))

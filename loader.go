@@ -293,7 +293,7 @@ func (l *loader) atHand(hash uint64, customer string) (got landing, err error, o
 	}
 	usable := l.usable(e)
 	e.mu.Lock()
-	began, stale := e.startSeq, e.staleSeq
+	began, stale := e.startSeq.Load(), e.staleSeq
 	e.mu.Unlock()
 	if usable && began >= max(stale, l.allStale.Load()) {
 		return landing{e, began}, nil, true
@@ -318,7 +318,7 @@ func (l *loader) seen(hash uint64, customer string) (sequence uint64) {
 	if e := l.cache.find(hash, customer); e != nil {
 		e.mu.Lock()
 		defer e.mu.Unlock()
-		sequence = e.startSeq
+		sequence = e.startSeq.Load()
 		if e.failed != nil {
 			sequence = max(sequence, e.failed.sequence)
 		}

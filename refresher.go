@@ -87,7 +87,7 @@ func (r *refresher) landed(l landed) {
 	}
 	e.mu.Lock()
 	failures, fetched := int(e.failures), e.fetched.Load()
-	stale, allStale := e.staleSeq > e.startSeq, r.loader.allStale.Load() > e.startSeq
+	stale, allStale := e.staleSeq > e.startSeq.Load(), r.loader.allStale.Load() > e.startSeq.Load()
 	e.mu.Unlock()
 	now := r.clock.precise()
 	failed := l.err != nil
@@ -249,7 +249,7 @@ func (r *refresher) spreadOut(now int64) {
 	sequence := r.loader.allStale.Load()
 	r.loader.cache.each(func(e *entry) {
 		e.mu.Lock()
-		stale := sequence > e.startSeq
+		stale := sequence > e.startSeq.Load()
 		if stale {
 			e.staleAt.Store(0)
 		}

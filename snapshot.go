@@ -258,7 +258,6 @@ func (c *Client) restoreEntry(saved *savedCustomer, p *plan, asleep int64) bool 
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.storeLocked(p, o)
-	e.restored.Store(true)
 	e.fetched.Store(fetched) // and stale, so that the first check has it loaded
 	return c.cache.add(hashOf(saved.key), e) == e
 }

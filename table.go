@@ -31,6 +31,7 @@ type table struct {
 	fresh     int64 // how long a snapshot is fresh
 	longest   int64 // how long it answers without a closer look
 	useShift  uint8 // how often a slot is touched
+	turns     atomic.Uint32
 
 	mu sync.Mutex // held to write
 }
@@ -78,7 +79,9 @@ func newTable(customers int, clock *clock, cfg *Config) *table {
 // useTime numbers the times in which the slot of a customer in use is touched
 // once: each at most a 64th of IdleAfter, and 4 s, since a touch costs the entry's line too.
 // It is never 0, which says that the slot was not touched yet.
-func (t *table) useTime(now int64) uint32 { return uint32(now>>(t.useShift&63)) | 1<<31 }
+func (t *table) useTime(now int64) uint32 {
+	return uint32(now>>(t.useShift&63)) + t.turns.Load() | 1<<31
+}
 
 // first and second are the two sets of a hash, by its high and its middle bits;
 // the tag uses the low ones.

@@ -45,10 +45,8 @@ func (c *Client) useQuickly(e *entry, feature string, n int64, hold bool, d *Dec
 			c.refresher.want(e)
 		}
 	}
-	e.touch(now)
-	if c.counters.mine().decisions[count].Add(1)&sampleMask == 0 {
-		c.cache.sample(e)
-	}
+	c.cache.used(e, now)
+	c.counters.mine().decisions[count].Add(1)
 	if c.levels != nil && c.levels.crossed(g, d.Used-n, d.Used) {
 		c.levels.look(m)
 	}

@@ -88,8 +88,10 @@ func (l *loader) roomForRefresh(now int64) (room int, wait int64) {
 	case l.cfg.FetchRate > 0:
 		// One at a time, as often as the rate allows: what it leaves in the queue would
 		// be late there, unseen.
-		room = min(room-l.busyBack, 1-queued)
-		return max(0, room), min(wait, int64(float64(time.Second)/l.cfg.FetchRate))
+		if room -= l.busyBack; room > 0 {
+			wait = min(wait, max(int64(time.Millisecond), int64(float64(time.Second)/l.cfg.FetchRate)))
+		}
+		return max(0, min(room, 1-queued)), wait
 	case l.batches != nil:
 		room *= maxBatch
 	}

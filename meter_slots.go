@@ -63,9 +63,7 @@ func (m *meter) absorbLocked() {
 	m.calls += s.calls
 	s.sum.Store(0)
 	s.calls = 0
-	if !m.roomyLocked() {
-		s.until = 0
-	}
+	m.boundLocked()
 	if !m.shiftLocked(n, m.counts) {
 		m.syncLocked()
 		m.publishLocked()
@@ -76,13 +74,20 @@ func (m *meter) absorbLocked() {
 // shareLocked lets the slot take calls for the open record, until a moment on the
 // backend's clock: while they are of the period of the figure.
 func (m *meter) shareLocked(until int64) {
-	if s := m.slot.Load(); s != nil && m.fold == AggregateSum && !m.spooled && m.counts == periodCurrent && m.roomyLocked() {
+	if s := m.slot.Load(); s != nil && m.fold == AggregateSum && m.counts == periodCurrent && m.roomyLocked() {
 		s.until = until
 	}
 }
 
 func (m *meter) roomyLocked() bool {
 	return m.calls < slotCalls<<8 && -slotRoom < m.quantity && m.quantity < slotRoom
+}
+
+// boundLocked ends the taking when what the meter has would leave no room for it.
+func (m *meter) boundLocked() {
+	if s := m.slot.Load(); s != nil && !m.roomyLocked() {
+		s.until = 0
+	}
 }
 
 // onlyFirst stands for no meters after the first.

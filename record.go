@@ -109,6 +109,7 @@ func (m *meter) foldLocked(n int64) bool {
 		}
 		m.quantity = sum
 		m.calls++
+		m.boundLocked()
 		m.storeLocked()
 		if m.shiftLocked(n, m.counts) {
 			return true

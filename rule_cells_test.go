@@ -3,6 +3,7 @@ package entitlements_test
 import (
 	"context"
 	"fmt"
+	"math"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -151,4 +152,27 @@ func TestRule15_LargeQuantitiesOfManyFeatures(t *testing.T) {
 	require.NoError(t, c.Flush(t.Context()))
 	require.Equal(t, want, backend.used)
 	requireBalancedUsage(t, c)
+}
+
+// A large step goes past the slot. What the slot takes after that must not push the
+// sum over its end: a quota would open.
+func TestRule03_AQuotaStaysShutAtTheEndOfTheRange(t *testing.T) {
+	for _, code := range []string{"first", "second"} {
+		t.Run(code, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				backend := &honest{used: make(map[string]int64)}
+				backend.grant("first", "second")
+				c := usageClient(t, Config{Source: backend, Sink: backend, FlushInterval: 30 * time.Second})
+				loaded(t, c, "acme")
+				c.Track("acme", "first", 1)
+				c.Track("acme", code, 1)
+				c.Track("acme", code, math.MaxInt64-10)
+				c.Track("acme", code, 1000)
+				for range 2 {
+					require.Equal(t, int64(math.MaxInt64), c.Decide("acme", code).Used)
+					requireBalancedUsage(t, c) // looks at every record, which absorbs what slots have
+				}
+			})
+		})
+	}
 }

@@ -412,3 +412,31 @@ func TestSpool_InDoubtIsNotLost(t *testing.T) {
 		require.EqualValues(t, 1, c.Stats().Usage.InDoubt)
 	})
 }
+
+// A record gets its place on disk late, when the disk heals, while calls fold into
+// it: they are on disk too from then on, whichever of the customer's features it is.
+func TestSpool_CallsAfterADiskHealedAreOnIt(t *testing.T) {
+	for _, code := range []string{"first", "second"} {
+		t.Run(code, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				dir, heal := brokenSpool(t)
+				grants := map[string]Grant{"first": usageGrant(1000, 0), "second": usageGrant(1000, 0)}
+				source := Static(map[string]*Entitlements{"a": {Customer: "a", Features: grants}})
+				c := spooled(t, dir, downSink(), Config{Source: source, FlushInterval: 30 * time.Second})
+				loaded(t, c, "a")
+				c.Track("a", "first", 1)
+				c.Track("a", code, 1)
+				heal()
+				time.Sleep(2 * time.Second)
+				require.False(t, c.Stats().Usage.Degraded)
+				for range 100 {
+					c.Track("a", code, 1)
+				}
+				leave(t, c)
+				c = spooled(t, dir, entitlementstest.NewSink(), Config{Source: source})
+				time.Sleep(time.Second)
+				require.EqualValues(t, 102, drain(t, c).Delivered)
+			})
+		})
+	}
+}

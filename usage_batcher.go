@@ -273,7 +273,7 @@ func (b *batcher) countLocked(m *meter, u *Usage, waiter *report, now int64) (dr
 	if folds {
 		r.ends = b.endOf(m, stamp)
 		m.openLocked(r, b.clock.precise()+min(r.ends-now, int64(forever))-b.clock.margin)
-		if b.levels == nil { // else each call is to be looked at
+		if b.levels == nil && b.spool == nil { // else each call is to be looked at, or stored
 			m.shareLocked(r.ends - b.clock.margin)
 		}
 	}

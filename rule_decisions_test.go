@@ -85,9 +85,10 @@ func TestRule01_PolicyAnswersLast(t *testing.T) {
 			require.Equal(t, reason, d.Reason)
 			require.Equal(t, OriginPolicy, d.Origin)
 		}
+		// One each: the first check begins a load, which may be over at the second.
 		policy("cold", "open", true, ReasonLoading)
-		policy("cold", "shut", false, ReasonLoading)
-		policy("cold", "x", false, ReasonLoading) // nothing is known
+		policy("icy", "shut", false, ReasonLoading)
+		policy("frozen", "x", false, ReasonLoading) // nothing is known
 		synctest.Wait()
 		policy("cold", "open", false, ReasonUnknownCustomer) // whatever the policy
 

@@ -31,7 +31,8 @@ fuzz: ## Each fuzz target for FUZZ (5s); weekly in CI: make fuzz FUZZ=60s
 	@log=$$(mktemp); trap 'rm -f "$$log"' EXIT; \
 	fuzz() { $(GO) test -run '^$$' -fuzz "^$$2\$$" -fuzztime $(FUZZ) $$1 >"$$log" 2>&1; status=$$?; cat "$$log"; return $$status; }; \
 	raced() { grep -qx ' *context deadline exceeded' "$$log" && ! grep -qE 'Failing input|panic|fatal' "$$log"; }; \
-	for pkg in $$($(GO) list ./...); do \
+	packages=$$($(GO) list ./...) || exit 1; \
+	for pkg in $$packages; do \
 		targets=$$($(GO) test -list '^Fuzz' $$pkg) || exit 1; \
 		for target in $$(echo "$$targets" | grep '^Fuzz'); do \
 			echo "fuzz $$pkg $$target"; \

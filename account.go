@@ -37,15 +37,22 @@ func (a *account) customer() string { return a.first.customer }
 
 // meter finds the meter of a feature, or nil. It takes no lock.
 func (a *account) meter(feature string) *meter {
-	more := a.more.Load()
-	if more == nil {
+	if a.more.Load() == nil {
 		return nil
 	}
 	if a.first.feature == feature {
 		return &a.first
 	}
-	if s := more.find(feature); s != nil {
+	if s := a.slot(feature); s != nil {
 		return s.meter.Load()
+	}
+	return nil
+}
+
+// slot finds the slot of a feature other than the first, or nil.
+func (a *account) slot(feature string) *meterSlot {
+	if more := a.more.Load(); more != nil {
+		return more.find(feature)
 	}
 	return nil
 }

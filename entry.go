@@ -43,7 +43,7 @@ type entry struct {
 
 	denyAt   atomic.Int64  // coarse time from which a denial asks for a refresh
 	startSeq atomic.Uint64 // of the fetch that brought the content; 0 for content of an earlier run of the program
-	used     atomic.Uint32 // the turn in which it was used last: see cache.used
+	used     atomic.Uint32 // the turn in which it was used last: see cache.tell
 
 	failures int32      // loads failed in a row; like the fields below, guarded by mu
 	mu       sync.Mutex // guards the writes of the entry

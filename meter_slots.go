@@ -1,6 +1,7 @@
 package entitlements
 
 import (
+	"math"
 	"sync/atomic"
 	"unsafe"
 )
@@ -74,18 +75,19 @@ func (m *meter) absorbLocked() {
 // shareLocked lets the slot take calls for the open record, until a moment on the
 // backend's clock: while they are of the period of the figure.
 func (m *meter) shareLocked(until int64) {
-	if s := m.slot.Load(); s != nil && m.fold == AggregateSum && m.counts == periodCurrent && m.roomyLocked() {
+	if s := m.slot.Load(); s != nil && m.fold == AggregateSum && m.counts == periodCurrent && m.hasRoomLocked() {
 		s.until = until
 	}
 }
 
-func (m *meter) roomyLocked() bool {
-	return m.calls < slotCalls<<8 && -slotRoom < m.quantity && m.quantity < slotRoom
+// hasRoomLocked reports whether the meter can have whatever its slot may take.
+func (m *meter) hasRoomLocked() bool {
+	return m.calls < math.MaxUint32-slotCalls && -slotRoom < m.quantity && m.quantity < slotRoom
 }
 
 // boundLocked ends the taking when what the meter has would leave no room for it.
 func (m *meter) boundLocked() {
-	if s := m.slot.Load(); s != nil && !m.roomyLocked() {
+	if s := m.slot.Load(); s != nil && !m.hasRoomLocked() {
 		s.until = 0
 	}
 }
@@ -95,10 +97,10 @@ var onlyFirst = new(moreMeters)
 
 // find returns the slot of a feature, or nil.
 func (t *moreMeters) find(feature string) *meterSlot {
-	mask := uint64(len(t.slots) - 1)
 	if len(t.slots) == 0 {
 		return nil
 	}
+	mask := uint64(len(t.slots) - 1)
 	if number := t.features.find(feature); number != noFeature {
 		for i := uint64(number); ; i++ {
 			s := &t.slots[i&mask]
@@ -133,9 +135,11 @@ func (t *moreMeters) putLocked(m *meter) {
 		t.strangers.Add(1)
 		i = hashOf(m.feature)
 	}
-	for ; t.slots[i&uint64(len(t.slots)-1)].meter.Load() != nil; i++ {
+	mask := uint64(len(t.slots) - 1)
+	for t.slots[i&mask].meter.Load() != nil {
+		i++
 	}
-	s := &t.slots[i&uint64(len(t.slots)-1)]
+	s := &t.slots[i&mask]
 	s.number = int32(number)
 	m.slot.Store(s)
 	s.meter.Store(m)

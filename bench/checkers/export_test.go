@@ -1,0 +1,6 @@
+package checkers
+
+var (
+	VersionBuilt    = versionBuilt
+	VersionRequired = versionRequired
+)

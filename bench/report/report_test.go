@@ -1,0 +1,220 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/entitlements-go/entitlements/bench/raw"
+)
+
+const page = "# Title\n\n" + beginMarker + "\nold\n" + endMarker + "\n\nThe end.\n"
+
+func TestSplice(t *testing.T) {
+	got, err := splice(page, "\nnew\n\n")
+	require.NoError(t, err)
+	require.Equal(t, "# Title\n\n"+beginMarker+"\nnew\n"+endMarker+"\n\nThe end.\n", got)
+	again, err := splice(got, "new")
+	require.NoError(t, err)
+	require.Equal(t, got, again)
+
+	for _, tc := range []struct{ readme, err string }{
+		{"no markers", "marker <!-- bench:begin --> must be there once, is there 0 times"},
+		{beginMarker, "marker <!-- bench:end --> must be there once, is there 0 times"},
+		{page + endMarker, "marker <!-- bench:end --> must be there once, is there 2 times"},
+		{endMarker + beginMarker, "marker <!-- bench:end --> must come after <!-- bench:begin -->"},
+	} {
+		_, err := splice(tc.readme, "new")
+		require.EqualError(t, err, tc.err)
+	}
+}
+
+func TestRunWritesAndChecks(t *testing.T) {
+	root := repository(t, page)
+	require.EqualError(t, run(root, true, &bytes.Buffer{}), strings.Join([]string{
+		"docs/img/checks.svg is missing", "docs/img/hitratio.svg is missing", "docs/img/latency.svg is missing",
+		"README.md is not what bench/results gives",
+	}, "\n"))
+	require.Equal(t, page, content(t, root, "README.md"), "a check writes nothing")
+
+	var out bytes.Buffer
+	require.NoError(t, run(root, false, &out))
+	require.Equal(t, "docs/img/checks.svg\ndocs/img/hitratio.svg\ndocs/img/latency.svg\nREADME.md\n", out.String())
+	require.NoError(t, run(root, true, &out))
+	readme := content(t, root, "README.md")
+	require.Contains(t, readme, "\n| Allowed | ≤ 1.60 × floor | 1.09 × | pass |\n")
+	require.True(t, strings.HasPrefix(readme, "# Title\n") && strings.HasSuffix(readme, "\nThe end.\n"))
+
+	out.Reset()
+	require.NoError(t, run(root, false, &out))
+	require.Empty(t, out.String(), "nothing has changed")
+
+	svg := filepath.Join(root, "docs", "img", "checks.svg")
+	require.NoError(t, os.WriteFile(svg, []byte("drawn over"), 0o644))
+	require.EqualError(t, run(root, true, &out), "docs/img/checks.svg is not what bench/results gives")
+	require.NoError(t, run(root, false, &out))
+	require.NoError(t, run(root, true, &out))
+
+	for _, dir := range []string{root, filepath.Dir(svg)} {
+		left, err := filepath.Glob(filepath.Join(dir, ".report-*"))
+		require.NoError(t, err)
+		require.Empty(t, left, "no temporary files")
+	}
+	info, err := os.Stat(filepath.Join(root, "README.md"))
+	require.NoError(t, err)
+	require.Equal(t, os.FileMode(0o640), info.Mode().Perm(), "it keeps its mode")
+}
+
+func TestWithoutMarkersNothingIsWritten(t *testing.T) {
+	root := repository(t, "no markers\n")
+	require.ErrorContains(t, run(root, false, &bytes.Buffer{}),
+		filepath.Join(root, "README.md")+": marker <!-- bench:begin --> must be there once")
+	require.Equal(t, "no markers\n", content(t, root, "README.md"))
+	require.NoDirExists(t, filepath.Join(root, "docs"))
+}
+
+func TestReadResults(t *testing.T) {
+	dir := t.TempDir()
+	_, err := readResults(dir)
+	require.ErrorIs(t, err, os.ErrNotExist, "no results at all")
+	put(t, dir, "b.jsonl", "{\"cpus\":2}\n{\"suite\":\"b\"}\n")
+	put(t, dir, "a.jsonl", "{\"cpus\":1}\n{\"suite\":\"a\"}\n")
+	r, err := readResults(dir)
+	require.NoError(t, err, "bars.txt may be missing")
+	require.Equal(t, []raw.Row{{Suite: "a"}, {Suite: "b"}}, r.rows)
+	require.Equal(t, []raw.Header{{CPUs: 1}, {CPUs: 2}}, r.headers)
+	put(t, dir, "b.jsonl", "{}\n{\"suite\":")
+	_, err = readResults(dir)
+	require.ErrorContains(t, err, "b.jsonl: raw: read row 1")
+	put(t, dir, "b.jsonl", "{}\n")
+	put(t, dir, "bars.txt", "| work | bar |\n")
+	_, err = readResults(dir)
+	require.ErrorContains(t, err, "bars.txt: line 1 has 2 cells, must be 4")
+}
+
+func TestParseBars(t *testing.T) {
+	machine, bars, err := parseBars(strings.NewReader(`linux/amd64, 2 CPUs
+raw Allowed: ratios [1.0 1.1]
+| Allowed, 1 core   | ≤ 1.60 × floor | 1.09 ×  | pass |
+| Track             | ≤ 8.00 × floor | 9.00 ×  | FAIL |
+
+| Allowed, 1 core   | ≤ 1.60 × floor | 1.09 ×  | pass |
+| Track             | ≤ 8.00 × floor | 9.00 ×  | FAIL |
+PASS
+`))
+	require.NoError(t, err)
+	require.Equal(t, "linux/amd64, 2 CPUs", machine)
+	require.Equal(t, []bar{
+		{"Allowed, 1 core", "≤ 1.60 × floor", "1.09 ×", "pass"},
+		{"Track", "≤ 8.00 × floor", "9.00 ×", "FAIL"},
+	}, bars)
+	_, _, err = parseBars(strings.NewReader("\n| a | b | c | maybe |\n"))
+	require.EqualError(t, err, `line 2 has the verdict "maybe", must be "pass" or "FAIL"`)
+}
+
+func TestTables(t *testing.T) {
+	allocs := 1.5
+	h := raw.Header{
+		Command: "go run ./bench/speed", Time: time.Date(2026, 11, 21, 23, 0, 0, 0, time.UTC),
+		Go: "go1.26.8", OS: "linux", Arch: "amd64", CPU: "Xeon", CPUs: 2,
+	}
+	other := h
+	other.Command, other.Time = "go run ./bench/caching", h.Time.AddDate(0, 0, 1)
+	ours := raw.Row{Suite: "checks", Work: "10 000 customers", Who: "entitlements", Cores: 1, Q1: 1.02, Median: 1.09, Q3: 1.15, NS: 73.7, FloorNS: 67.2, Allocs: &allocs}
+	ours.Judge("≤ 1.60 × floor", true)
+	slow := raw.Row{Suite: "checks", Work: "10 000 customers", Who: "flags", Version: "v1.2.3", Cores: 1, Q1: 9.996, Median: 24.95, Q3: 1234}
+	alone := raw.Row{Suite: "checks", Work: "1 000 000 customers", Who: "entitlements", Cores: 2, Q1: 1, Median: 1.3, Q3: 1.4}
+	recorded := raw.Row{Suite: "recorders", Work: "500 000 cells", Who: "channel", Version: "go1.26.8", Figures: map[string]float64{
+		"calls": 1_000_000, "delivered": 999_999, "told": 0, "lost": 1, "requests": 1970, "ns": 12_376.6,
+	}}
+	hits := raw.Row{Suite: "caching", Work: "churn, capacity 10 %", Who: "entitlements", Figures: map[string]float64{"hits": 70.88}}
+	hits.Judge("≥ best peer − 3 points", false)
+
+	require.Equal(t, "Xeon, 2 CPUs, linux/amd64, go1.26.8 · 2026-11-21; 2026-11-22 · `go run ./bench/speed`; `go run ./bench/caching` · bars: linux/amd64, `make bench`"+`
+
+| work | bar | measured |  |
+|---|---|---|---|
+| New | ≤ 1 s | 2 s | **FAIL** |
+| checks: 10 000 customers, 1 core | ≤ 1.60 × floor | 1.09 × (73.7 ns, floor 67.2 ns), 1.5 allocs | pass |
+| caching: churn, capacity 10 % | ≥ best peer − 3 points | 70.9 % hits | **FAIL** |
+
+### Side by side
+
+A check, in times the floor: the median, and in brackets the quartiles.
+
+|  | 10 000 customers, 1 core | 1 000 000 customers, 2 cores |
+|---|---:|---:|
+| entitlements | 1.09 (1.02–1.15) | 1.30 (1.00–1.40) |
+| flags v1.2.3 | 24.9 (10.0–1 234) | – |
+
+Usage recorded: 500 000 cells.
+
+|  | ns/call | delivered | told of | silently lost | requests |
+|---|---:|---:|---:|---:|---:|
+| channel go1.26.8 | 12 377 | 99.99 % | 0 | 1 | 1 970 |
+`, tables(results{[]raw.Header{h, other}, []raw.Row{ours, slow, alone, recorded, hits}, []bar{{"New", "≤ 1 s", "2 s", failed}}, "linux/amd64"}))
+}
+
+func TestMeasured(t *testing.T) {
+	for _, tc := range []struct {
+		row  raw.Row
+		want string
+	}{
+		{
+			raw.Row{Suite: "recorders", Figures: map[string]float64{"calls": 1e6, "delivered": 20, "told": 5, "lost": 999_975, "ns": 6}},
+			"6 ns/call, < 0.01 % delivered, 5 told of, 999 975 silently lost",
+		},
+		{
+			raw.Row{Suite: "latency", Figures: map[string]float64{"p50": 123, "p99": 1234, "p99.9": 98_765_432, "max": 2e9}},
+			"p50 123ns, p99 1.23µs, p99.9 98.8ms, max 2s",
+		},
+		{raw.Row{Suite: "memory", Figures: map[string]float64{"bytes": 12_345, "a share": 0.12345}}, "a share 0.123, bytes 12 345"},
+	} {
+		require.Equal(t, tc.want, measured(tc.row))
+	}
+}
+
+func TestNumbers(t *testing.T) {
+	for want, got := range map[string]string{
+		"100 %": percent(3, 3), "0 %": percent(0, 3), "33.33 %": percent(1, 3), "99.99 %": percent(99_999, 100_000), "–": percent(0, 0),
+		"0": count(0.4), "999": count(999), "1 000": count(999.6), "12 345 678": count(12_345_678), "−1 234": count(-1234),
+		"9.99": times(9.99), "10.0": times(9.999), "99.9": times(99.94), "100": times(99.96),
+	} {
+		require.Equal(t, want, got)
+	}
+}
+
+// repository is a directory with results of every suite, and this README.md.
+func repository(t *testing.T, readme string) string {
+	t.Helper()
+	root := t.TempDir()
+	dir := filepath.Join(root, "bench", "results")
+	require.NoError(t, os.MkdirAll(dir, 0o755))
+	put(t, dir, "bars.txt", "| Allowed | ≤ 1.60 × floor | 1.09 × | pass |\n")
+	var rows bytes.Buffer
+	w, err := raw.NewWriter(&rows, "measure")
+	require.NoError(t, err)
+	for _, r := range everySuite() {
+		require.NoError(t, w.Write(r))
+	}
+	put(t, dir, "rows.jsonl", rows.String())
+	put(t, root, "README.md", readme)
+	return root
+}
+
+func put(t *testing.T, dir, name, text string) {
+	t.Helper()
+	require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte(text), 0o640))
+}
+
+func content(t *testing.T, root, name string) string {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join(root, name))
+	require.NoError(t, err)
+	return string(data)
+}

@@ -1,0 +1,131 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/entitlements-go/entitlements/bench/raw"
+)
+
+// results is all that was measured.
+type results struct {
+	headers []raw.Header // of each file of rows
+	rows    []raw.Row
+	bars    []bar  // of bars.txt
+	machine string // that they were measured on, and when: its first line
+}
+
+// bar is what was to be reached, and what was.
+type bar struct{ work, bar, measured, verdict string }
+
+const (
+	passed = "pass"
+	failed = "FAIL"
+)
+
+// readResults reads the files of rows, in the order of their names, and bars.txt.
+// Either may be missing, not both.
+func readResults(dir string) (results, error) {
+	var r results
+	paths, err := filepath.Glob(filepath.Join(dir, "*.jsonl"))
+	if err != nil {
+		return r, err
+	}
+	for _, path := range paths {
+		if err := readFile(path, func(f io.Reader) error {
+			h, rows, err := raw.Read(f)
+			r.headers, r.rows = append(r.headers, h), append(r.rows, rows...)
+			return err
+		}); err != nil {
+			return r, err
+		}
+	}
+	err = readFile(filepath.Join(dir, "bars.txt"), func(f io.Reader) (err error) {
+		r.machine, r.bars, err = parseBars(f)
+		return err
+	})
+	if len(paths) > 0 && errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	return r, err
+}
+
+func readFile(path string, read func(io.Reader) error) error {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	if err := read(bytes.NewReader(data)); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	return nil
+}
+
+// parseBars reads the lines of a table of bars from between others, and the first
+// line, which says where and when they were measured. A line of the table that is
+// there twice counts once: the rows are printed when they are measured, and again
+// at the end.
+func parseBars(r io.Reader) (machine string, bars []bar, err error) {
+	seen := map[bar]bool{}
+	lines := bufio.NewScanner(r)
+	for n := 1; lines.Scan(); n++ {
+		line := strings.TrimSpace(lines.Text())
+		if !strings.HasPrefix(line, "|") {
+			if n == 1 {
+				machine = line
+			}
+			continue
+		}
+		cells := strings.Split(strings.Trim(line, "|"), "|")
+		for i := range cells {
+			cells[i] = strings.TrimSpace(cells[i])
+		}
+		if len(cells) != 4 {
+			return "", nil, fmt.Errorf("line %d has %d cells, must be 4: work, bar, measured, verdict", n, len(cells))
+		}
+		b := bar{cells[0], cells[1], cells[2], cells[3]}
+		if b.verdict != passed && b.verdict != failed {
+			return "", nil, fmt.Errorf("line %d has the verdict %q, must be %q or %q", n, b.verdict, passed, failed)
+		}
+		if !seen[b] {
+			seen[b] = true
+			bars = append(bars, b)
+		}
+	}
+	return machine, bars, lines.Err()
+}
+
+// judged are the rows that have a bar.
+func judged(rows []raw.Row) []bar {
+	var bars []bar
+	for _, r := range rows {
+		if r.Bar == "" {
+			continue
+		}
+		b := bar{work: r.Work, bar: r.Bar, measured: measured(r), verdict: "–"}
+		if r.Who != "" && r.Who != "entitlements" {
+			b.work = r.Who + ", " + b.work
+		}
+		if r.Suite != "" {
+			b.work = r.Suite + ": " + b.work
+		}
+		if r.Cores > 0 {
+			b.work += ", " + cores(r.Cores)
+		}
+		if r.Pass != nil {
+			b.verdict = failed
+			if *r.Pass {
+				b.verdict = passed
+			}
+		}
+		bars = append(bars, b)
+	}
+	return bars
+}

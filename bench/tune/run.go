@@ -1,0 +1,209 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"net/http"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/entitlements-go/entitlements"
+	"github.com/entitlements-go/entitlements/adapters/paylera"
+	"github.com/entitlements-go/entitlements/entitlementstest"
+)
+
+const (
+	pace   = 10 * time.Millisecond  // how often what is due is asked and used
+	sample = 100 * time.Millisecond // how often pending usage is looked at
+)
+
+// A span says how long a run lasts in simulated time.
+type span struct{ settle, window time.Duration }
+
+func (s span) length() time.Duration { return s.settle + s.window }
+
+// errInterrupted says that a run was not finished.
+var errInterrupted = errors.New("interrupted")
+
+// simulator runs candidates in simulated time.
+type simulator struct {
+	t       *testing.T
+	w       Workload
+	load    *load
+	stopped func() bool // polled: see simulate.go
+}
+
+func (s *simulator) run(c Candidate, sp span) (m Measured, err error) {
+	synctest.Test(s.t, func(t *testing.T) {
+		b, startErr := s.start(c, entitlementstest.BillingConfig{InMemory: true})
+		if startErr != nil {
+			err = startErr
+			return
+		}
+		defer b.stop()
+		m, err = b.measure(t.Context(), c, c.TTL, sp)
+	})
+	return m, err
+}
+
+// A bench is one Client and the billing API that it talks to.
+type bench struct {
+	*simulator
+	billing *entitlementstest.Billing
+	adapter *paylera.Adapter
+	client  *entitlements.Client
+	warming atomic.Bool
+}
+
+// source is the adapter. While the cache is filled it answers by itself, what the
+// adapter would: ten thousand answers over HTTP take longer than all that is
+// measured after them.
+type source struct {
+	*paylera.Adapter
+	*bench
+}
+
+func (s *source) Fetch(ctx context.Context, customer string) (*entitlements.Entitlements, error) {
+	if !s.warming.Load() {
+		return s.Adapter.Fetch(ctx, customer)
+	}
+	now := time.Now()
+	return &entitlements.Entitlements{
+		Customer: customer, Features: s.load.grants(s.load.index[customer]), AsOf: now, ServerTime: now,
+	}, nil
+}
+
+func (s *simulator) start(c Candidate, cfg entitlementstest.BillingConfig) (*bench, error) {
+	// The limits of a live account, not those of the test environment.
+	cfg.Token, cfg.CoreToken = "pl_live_tune", "sk_live_tune"
+	b := &bench{simulator: s, billing: entitlementstest.NewBilling(cfg)}
+	for i, customer := range s.load.customers {
+		b.billing.Put(customer, s.load.grants(int32(i)))
+	}
+	b.billing.Always(entitlementstest.RouteAny, entitlementstest.Fault{Latency: s.w.Latency})
+	if pool, ok := b.billing.Client().Transport.(*http.Transport); ok {
+		pool.MaxIdleConnsPerHost = 1024 // a new connection costs more than the request
+	}
+	door := paylera.Config{Token: cfg.Token, BaseURL: b.billing.URL, Transport: b.billing.Client().Transport}
+	if s.w.Family == "core" {
+		door.Token, door.Family = cfg.CoreToken, paylera.Core
+	}
+	var err error
+	if b.adapter, err = paylera.New(door); err == nil {
+		settings := c.Config()
+		settings.Source, settings.Sink = &source{b.adapter, b}, b.adapter
+		b.client, err = entitlements.New(settings)
+	}
+	if err != nil {
+		b.billing.Close()
+		return nil, err
+	}
+	return b, nil
+}
+
+// stop leaves nobody behind: a bubble ends when all that began in it has.
+func (b *bench) stop() {
+	if b.client != nil {
+		_ = b.client.Close(context.Background())
+	}
+	b.billing.Close()
+}
+
+// measure fills the cache over a while, lets the load settle and then counts.
+func (b *bench) measure(ctx context.Context, c Candidate, warm time.Duration, sp span) (Measured, error) {
+	if err := b.warm(ctx, c, warm); err != nil {
+		return Measured{}, err
+	}
+	b.billing.SetRateLimits(entitlementstest.RateLimits{Reads: b.w.RateLimit})
+	player := b.load.player()
+	if err := b.play(player, 0, sp.settle, func(entitlements.Decision) {}, func(uint64) {}); err != nil {
+		return Measured{}, err
+	}
+	var t tally
+	before, behind := b.counts(), b.client.Stats().Source.BehindBy
+	if err := b.play(player, sp.settle, sp.window, t.decision, t.sample); err != nil {
+		return Measured{}, err
+	}
+	m := t.measured(b.counts().minus(before), sp)
+	m.Later = b.client.Stats().Source.BehindBy - behind
+	// What is on its way is no part of what the Client holds. What a sink that can't
+	// keep up leaves behind is.
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	_ = b.client.Flush(ctx)
+	m.Memory = b.memory(ctx)
+	return m, nil
+}
+
+// warm loads the most popular customers, as many as the cache holds, over a TTL:
+// then their refreshes are spread as those of a Client that runs for long. The
+// rate limit does not count yet, since a start is not what is measured.
+func (b *bench) warm(ctx context.Context, c Candidate, over time.Duration) error {
+	customers := b.load.popular[:min(c.MaxCustomers, len(b.load.popular))]
+	b.warming.Store(true)
+	defer b.warming.Store(false)
+	_, err := b.client.Warm(ctx, b.spread(customers, over))
+	if b.stopped() {
+		return errInterrupted
+	}
+	if err != nil {
+		return fmt.Errorf("tune: warm: %w", err)
+	}
+	return nil
+}
+
+// spread yields customers over a time, the popular ones not together.
+func (b *bench) spread(customers []int32, over time.Duration) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		begin, n := time.Now(), int64(len(customers))
+		// A stride that has no factor in common with their number reaches all.
+		stride := strideOf(n)
+		for i := range n {
+			if b.stopped() || !yield(b.load.customers[customers[i*stride%n]]) {
+				return
+			}
+			time.Sleep(time.Duration(float64(over)*float64(i+1)/float64(n)) - time.Since(begin))
+		}
+	}
+}
+
+// strideOf is a number near n's golden section without a factor in common with it.
+func strideOf(n int64) int64 {
+	for s := max(1, int64(float64(n)*0.618)); ; s++ {
+		a, b := s, n
+		for b > 0 {
+			a, b = b, a%b
+		}
+		if a == 1 {
+			return s
+		}
+	}
+}
+
+// play asks and uses what is due from one moment of the load on, for a while.
+func (b *bench) play(p player, from, lasts time.Duration, decided func(entitlements.Decision), sampled func(pending uint64)) error {
+	ask := func(customer, feature int32) {
+		decided(b.client.Decide(b.load.customers[customer], b.load.features[feature]))
+	}
+	use := func(customer, feature int32, n int64) {
+		b.client.Track(b.load.customers[customer], b.load.features[feature], n)
+	}
+	begin := time.Now()
+	for done := time.Duration(0); done < lasts; {
+		if b.stopped() {
+			return errInterrupted
+		}
+		time.Sleep(done + pace - time.Since(begin)) // nothing, when it is behind
+		// In real time a step may come late: it does then what is due by now.
+		done = min(max(done+pace, time.Since(begin)), lasts)
+		p.play(from+done, ask, use)
+		if done%sample < pace {
+			sampled(b.client.Stats().Usage.Pending)
+		}
+	}
+	return nil
+}

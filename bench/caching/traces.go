@@ -16,6 +16,7 @@ type Trace struct {
 const (
 	warmShare    = 3   // a third of a trace fills the cache
 	scanPause    = 2.5 // requests between two scans, in customers
+	scanChecks   = 3   // features that a scan asks about for each customer
 	shiftSteps   = 10  // how often the popular set moves in a trace
 	shiftShare   = 10  // it moves by a tenth of all customers
 	liveShare    = 5   // a fifth of all customers is there at once; the rest were or will be
@@ -74,15 +75,15 @@ func steady(customers, accesses int) []int32 {
 }
 
 // scanned is the same requests, interrupted by a job that goes through all
-// customers once, as a nightly one does.
+// customers once, as a nightly one does, and asks about a few features of each.
 func scanned(customers, accesses int) []int32 {
-	z, out := newZipf(customers), make([]int32, 0, accesses+customers)
+	z, out := newZipf(customers), make([]int32, 0, accesses+scanChecks*customers)
 	for len(out) < accesses {
 		for range int(scanPause * float64(customers)) {
 			out = append(out, int32(z.popular[z.rank()]))
 		}
-		for i := range customers {
-			out = append(out, int32(i))
+		for i := range customers * scanChecks {
+			out = append(out, int32(i/scanChecks))
 		}
 	}
 	return out[:accesses]

@@ -11,10 +11,9 @@ import (
 	"github.com/dgraph-io/ristretto/v2"
 )
 
-// The cache holds customer -> entry in three places that share the entries:
+// The cache holds customer -> entry. The table finds them all, and two others decide
+// who stays:
 //
-//   - the table answers the hot path. It is lossy: what a set has no room for is
-//     found in one of the other two.
 //   - the window holds what was added or used last. It makes a customer answerable
 //     the moment it is added, whatever ristretto thinks of it, and lets a newcomer
 //     show that it is used before it has to compete. How large it is, the balance
@@ -67,6 +66,7 @@ const smallest = 8
 func newCache(cfg *Config, clock *clock) (*cache, error) {
 	customers := cfg.MaxCustomers
 	c := &cache{table: newTable(customers, clock, cfg), byKey: make(map[string]*entry), customers: customers, window: customers}
+	c.table.behind = make(map[string]*entry)
 	if customers < smallest {
 		return c, nil // the window is all there is
 	}
@@ -99,42 +99,12 @@ func countersFor(customers int) int64 {
 	return int64(math.Exp2(math.Floor(math.Log2(ten*bits))) / bits)
 }
 
-// find returns the entry of a customer, or nil, and puts it back into the table
-// when that had lost it.
+// find returns the entry of a customer, or nil.
 func (c *cache) find(hash uint64, key string) *entry {
-	e := c.table.find(hash, key)
-	switch {
-	case e != nil:
-	case !c.table.hasDisplaced(hash):
-		// Between the two looks it may have been put back.
-		e = c.table.find(hash, key)
-	default:
-		c.mu.Lock()
-		e = c.byKey[key]
-		c.mu.Unlock()
-		if e == nil {
-			e = c.ask(hash)
-		}
-		// Two keys with one hash would share a place in ristretto: the key decides.
-		if e != nil && e.key == key {
-			c.table.insert(hash, e, true)
-		}
+	if e := c.table.find(hash, key); e != nil && !e.gone.Load() {
+		return e
 	}
-	if e == nil || e.key != key || e.gone.Load() {
-		return nil
-	}
-	return e
-}
-
-// ask looks in ristretto, which counts it as a use.
-func (c *cache) ask(hash uint64) *entry {
-	c.guard.RLock()
-	defer c.guard.RUnlock()
-	if c.shut || c.policy == nil {
-		return nil
-	}
-	e, _ := c.policy.Get(hash)
-	return e
+	return nil
 }
 
 // used notes that a customer is in use: once per tick and customer, so that readers
@@ -152,7 +122,16 @@ func (c *cache) tell(e *entry, now int64) {
 	e.lastUse.Store(now)
 	if turn := c.table.useTime(now); e.used.Load() != turn {
 		e.used.Store(turn)
-		c.ask(hashOf(e.key))
+		c.countUse(hashOf(e.key))
+	}
+}
+
+// countUse lets ristretto, which counts look-ups, know of a use.
+func (c *cache) countUse(hash uint64) {
+	c.guard.RLock()
+	defer c.guard.RUnlock()
+	if !c.shut && c.policy != nil {
+		c.policy.Get(hash)
 	}
 }
 
@@ -160,24 +139,10 @@ func (c *cache) tell(e *entry, now int64) {
 func (c *cache) add(hash uint64, e *entry) *entry {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if there := c.table.find(hash, e.key); there != nil && !there.gone.Load() {
+	if there := c.find(hash, e.key); there != nil {
 		return there
 	}
-	if !c.table.hasDisplaced(hash) {
-		if there := c.table.find(hash, e.key); there != nil && !there.gone.Load() {
-			return there // put back between the two looks
-		}
-	} else {
-		there := c.byKey[e.key]
-		if there == nil {
-			there = c.ask(hash)
-		}
-		if there != nil && there.key == e.key && !there.gone.Load() {
-			c.table.insert(hash, there, true)
-			return there
-		}
-	}
-	c.ask(hash) // a miss is a use too
+	c.countUse(hash) // a miss is a use too
 	if c.added++; c.added >= max(1, c.customers/turnsPerFill) {
 		c.added = 0
 		c.table.turns.Add(1)
@@ -191,7 +156,7 @@ func (c *cache) add(hash uint64, e *entry) *entry {
 	c.byKey[e.key] = e
 	c.queue = append(c.queue, waiting{entry: e})
 	c.count.Add(1)
-	c.table.insert(hash, e, false)
+	c.table.insert(hash, e)
 	return e
 }
 
@@ -284,16 +249,14 @@ func (c *cache) drop(e *entry) bool {
 func (c *cache) forget(hash uint64, key string) *entry {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	e := c.byKey[key]
-	if e != nil {
+	e := c.table.find(hash, key)
+	if e == nil {
+		return nil
+	}
+	if c.byKey[key] == e {
 		delete(c.byKey, key)
 		if len(c.queue) > 2*len(c.byKey)+mostSpared {
 			c.queue = slices.DeleteFunc(c.queue, func(w waiting) bool { return c.byKey[w.entry.key] != w.entry })
-		}
-	} else if e = c.ask(hash); e == nil || e.key != key {
-		// Ristretto may be about to let go of it.
-		if e = c.table.find(hash, key); e == nil {
-			return nil
 		}
 	}
 	c.guard.RLock()

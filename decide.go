@@ -121,11 +121,11 @@ const (
 	takeHold                // they are held
 )
 
-// decide answers every question that the hot path does not: from the table's
-// entry, from one that the table has lost, or by policy. d is the zero Decision,
+// decide answers every question that the hot path does not: from the entry, or by
+// policy. d is the zero Decision,
 // and is filled in: it is too large to be handed up from function to function.
 func (c *Client) decide(hash uint64, q *question, d *Decision) {
-	e := c.cache.table.find(hash, q.customer)
+	e := c.cache.find(hash, q.customer)
 	if e != nil && c.answer(e, q, d) {
 		return
 	}
@@ -145,7 +145,10 @@ func (c *Client) decide(hash uint64, q *question, d *Decision) {
 		}
 		return
 	}
-	if e = c.cache.find(hash, q.customer); e != nil {
+	if e == nil {
+		e = c.cache.find(hash, q.customer) // it may have landed since
+	}
+	if e != nil {
 		if c.answer(e, q, d) {
 			return
 		}

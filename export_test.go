@@ -23,11 +23,21 @@ func NewTable(customers int) Table {
 	return Table{newTable(customers, newClock(time.Second), &Config{TTL: time.Second, MaxStale: time.Hour})}
 }
 
+// NewCompleteTable is one that loses nobody.
+func NewCompleteTable(customers int) Table {
+	t := NewTable(customers)
+	t.t.behind = make(map[string]*entry)
+	return t
+}
+
 func (t Table) Sets() int                         { return len(t.t.sets) }
 func (t Table) Clear()                            { t.t.clear() }
-func (t Table) Insert(hash uint64, e TableEntry)  { t.t.insert(hash, e.e, false) }
+func (t Table) Insert(hash uint64, e TableEntry)  { t.t.insert(hash, e.e) }
 func (t Table) Remove(hash uint64, e TableEntry)  { t.t.remove(hash, e.e) }
 func (t Table) Find(hash uint64, key string) bool { return t.t.find(hash, key) != nil }
+
+// Displaced is how many of those whose first set is that of hash have no slot.
+func (t Table) Displaced(hash uint64) int { return int(t.t.displaced[t.t.first(hash)].Load()) }
 
 // KeyOf is the key of what is found for key, "" for nothing.
 func (t Table) KeyOf(hash uint64, key string) string {

@@ -111,7 +111,7 @@ func (l *loader) remember(hash uint64, ld *load, reason Reason, err error) {
 	if l.absent.Load() == nil {
 		l.absent.CompareAndSwap(nil, newTable(min(max(l.cfg.MaxCustomers, 1024), maxAbsent), l.clock, l.cfg))
 	}
-	l.absent.Load().insert(hash, e, false)
+	l.absent.Load().insert(hash, e)
 }
 
 // remembered is what is remembered of a customer instead of a snapshot, or nil.

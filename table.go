@@ -6,8 +6,7 @@ import (
 	"sync/atomic"
 )
 
-// A table is a lossy hash table of recently used customers. It answers the hot
-// path, without a lock.
+// A table finds the cached customers. It answers the hot path, without a lock.
 //
 // A customer is in one of two sets of eight slots, which its hash says. A word of
 // tags tells which slots of a set to look at, and a slot is one cache line that
@@ -16,24 +15,25 @@ import (
 // processor's cache, so a check costs one line from memory; any hash table that
 // leads to a record costs two. What a slot says is a copy: the entry knows.
 //
-// When both sets are full, a customer displaces the least recently used of them.
-// Whoever needs that one finds it in the cache behind. The first set of each
-// customer counts those that are displaced and still cached, so that a miss in a
-// set that has none is a miss for good.
+// When both sets are full, a customer displaces the least recently used of them,
+// which is kept behind the table, in a map. The first set of each customer counts
+// those of its customers that are there: a miss in a set that has none is a miss
+// for good, and takes no lock.
 //
 // A slot has a version, odd while it is written: what a reader took from it is of
 // one customer and one snapshot when the version is what it was before.
 type table struct {
 	tags      []atomic.Uint64 // of each set: a byte for each slot, 0 for an empty one
 	sets      []set
-	displaced []atomic.Int32 // of each set: those that belong there first, are cached, and have no slot
+	displaced []atomic.Int32 // of each set: those that belong there first and have no slot
 	clock     *clock
 	fresh     int64 // how long a snapshot is fresh
 	longest   int64 // how long it answers without a closer look
 	useShift  uint8 // how often a slot is touched
 	turns     atomic.Uint32
 
-	mu sync.Mutex // held to write
+	mu     sync.Mutex        // held to write
+	behind map[string]*entry // those that have no slot; guarded by mu. nil where they may be lost
 }
 
 type set [setWays]slot
@@ -52,7 +52,7 @@ const (
 
 	// setLoad is the mean number of entries in a set when as many customers are
 	// cached as may be. At 7 of 8, with two sets to choose from, one in a hundred has
-	// no slot, and a look-up behind the table is a slow one.
+	// no slot, one in twelve where customers come and go, and to find those is slow.
 	setLoad = 7
 
 	// setFirst is how full the first set of a customer may be before the emptier one
@@ -155,22 +155,32 @@ func (t *table) age(is shown, now int64) int64 {
 // find returns the entry of key, or nil.
 func (t *table) find(hash uint64, key string) *entry {
 	s, v, _, _ := t.look(hash, key)
-	if s == nil {
-		return nil
+	if s == nil && t.displaced[t.first(hash)].Load() == 0 {
+		// Between the two looks it may have got its slot back.
+		if s, v, _, _ = t.look(hash, key); s == nil {
+			return nil
+		}
 	}
-	if e := s.entry.Load(); s.version.Load() == v && v&slotWritten == 0 {
-		return e
+	if s != nil {
+		if e := s.entry.Load(); s.version.Load() == v && v&slotWritten == 0 {
+			return e
+		}
 	}
-	return t.findLocked(hash, key) // it is being written
-}
-
-func (t *table) findLocked(hash uint64, key string) *entry {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	return t.findLocked(hash, key)
+}
+
+// findLocked also gives a slot to who has none. t.mu is held.
+func (t *table) findLocked(hash uint64, key string) *entry {
 	if s, _, _, _ := t.look(hash, key); s != nil {
 		return s.entry.Load()
 	}
-	return nil
+	e := t.behind[key]
+	if e != nil {
+		t.insertLocked(hash, e)
+	}
+	return e
 }
 
 // is reports whether a slot is that of key, which has these ends, as far as can be
@@ -203,31 +213,27 @@ func keyWords(key string) (w [4]uint64) {
 	return w
 }
 
-// hasDisplaced reports whether an entry of the hash may be found behind the table
-// although the table does not have it.
-func (t *table) hasDisplaced(hash uint64) bool { return t.displaced[t.first(hash)].Load() != 0 }
-
-// insert puts e in, unless it has left the cache. Another entry of the same key
-// gives way, then an empty slot is taken, then the slot of the entry that was
-// used least recently. again says that e was displaced earlier.
-func (t *table) insert(hash uint64, e *entry, again bool) {
+// insert puts e in, unless it has left the cache.
+func (t *table) insert(hash uint64, e *entry) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.insertLocked(hash, e)
+}
+
+// insertLocked takes the slot of another entry of the same key, which has left the
+// cache, or an empty one, or that of the entry that was used least recently.
+func (t *table) insertLocked(hash uint64, e *entry) {
 	if e.gone.Load() {
-		return // remove has been here, or comes next and counts
+		return // remove has been here, or comes next
 	}
 	s, _, set, way := t.look(hash, e.key)
-	if s != nil && s.entry.Load() == e {
-		return
-	}
 	if s == nil {
 		set, way = t.room(hash)
 		s = &t.sets[set][way]
-	}
-	// Counted before it goes: who misses it looks behind. One of the same key has
-	// left the cache, and remove comes next and counts.
-	if other := s.entry.Load(); other != nil {
-		t.displaced[t.first(hashOf(other.key))].Add(1)
+		if other := s.entry.Load(); other != nil && t.behind != nil { // who misses it looks behind the table
+			t.behind[other.key] = other
+			t.displaced[t.first(hashOf(other.key))].Add(1)
+		}
 	}
 	v := s.begin()
 	for i, w := range keyWords(e.key) {
@@ -237,7 +243,13 @@ func (t *table) insert(hash uint64, e *entry, again bool) {
 	t.show(s, e, v&^slotLength|uint32(len(e.key))<<1)
 	tags := t.tags[set].Load() &^ (0xff << (8 * way))
 	t.tags[set].Store(tags | tagOf(hash)<<(8*way))
-	if again {
+	t.forgetLocked(hash, e.key)
+}
+
+// forgetLocked drops what is behind the table, once it is in it or has left the cache.
+func (t *table) forgetLocked(hash uint64, key string) {
+	if _, ok := t.behind[key]; ok {
+		delete(t.behind, key)
 		t.displaced[t.first(hash)].Add(-1)
 	}
 }
@@ -268,18 +280,17 @@ func (t *table) room(hash uint64) (set uint64, way int) {
 	return set, bits.TrailingZeros64(^t.tags[set].Load()&highBits) / 8
 }
 
-// remove takes out an entry that left the cache. One that is not there was
-// displaced.
+// remove takes out an entry that left the cache.
 func (t *table) remove(hash uint64, e *entry) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	s, _, set, way := t.look(hash, e.key)
-	if s == nil || s.entry.Load() != e {
-		t.displaced[t.first(hash)].Add(-1)
-		return
+	if s, _, set, way := t.look(hash, e.key); s != nil && s.entry.Load() == e {
+		t.tags[set].Store(t.tags[set].Load() &^ (0xff << (8 * way)))
+		s.empty()
 	}
-	t.tags[set].Store(t.tags[set].Load() &^ (0xff << (8 * way)))
-	s.empty()
+	if t.behind[e.key] == e {
+		t.forgetLocked(hash, e.key)
+	}
 }
 
 // clear takes everything out.
@@ -291,7 +302,9 @@ func (t *table) clear() {
 		for w := range t.sets[i] {
 			t.sets[i][w].empty()
 		}
+		t.displaced[i].Store(0)
 	}
+	clear(t.behind)
 }
 
 // publish lets the slot of an entry, if it has one, show what changed.

@@ -73,6 +73,46 @@ func TestTableForgetsTheLeastRecentlyUsedOfAFullSet(t *testing.T) {
 	}
 }
 
+// Where nobody may be lost, those that a set has no room for are found all the
+// same, also by readers while they change places.
+func TestTableFindsWhoHasNoSlot(t *testing.T) {
+	table := NewCompleteTable(1)
+	const n = 40
+	var entries []TableEntry
+	for i := range n {
+		entries = append(entries, NewTableEntry(fmt.Sprint(i), int64(i)))
+		table.Insert(uint64(i), entries[i])
+	}
+	var readers sync.WaitGroup
+	for range 3 {
+		readers.Go(func() {
+			for range 20 {
+				for i, e := range entries {
+					if !table.Holds(uint64(i), fmt.Sprint(i), e) {
+						t.Errorf("%d was lost", i)
+					}
+				}
+			}
+		})
+	}
+	readers.Wait()
+	for i := range n / 2 {
+		table.Remove(uint64(i), entries[i])
+	}
+	again := NewTableEntry("39", 1)
+	table.Insert(39, again) // the old one has left, and is removed later
+	table.Remove(39, entries[39])
+	entries[39] = again
+	for i, e := range entries {
+		require.Equal(t, i >= n/2, table.Holds(uint64(i), fmt.Sprint(i), e))
+	}
+	for i, e := range entries {
+		table.Remove(uint64(i), e)
+		require.False(t, table.Find(uint64(i), fmt.Sprint(i)))
+	}
+	require.Zero(t, table.Displaced(0), "a miss takes no lock again")
+}
+
 func TestTableReplacesAnEntryOfTheSameKey(t *testing.T) {
 	table := NewTable(1)
 	old, fresh := NewTableEntry("a", 1), NewTableEntry("a", 2)

@@ -65,7 +65,7 @@ func play(t *testing.T, next traffic) (hits float64, window int) {
 		}
 		require.LessOrEqual(t, c.count.Load(), int64(trafficCapacity+1))
 	}
-	return hits / float64(counted), c.window
+	return hits / float64(counted), c.border
 }
 
 // With steady traffic the frequent stay; where customers come and go the recent

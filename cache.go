@@ -2,7 +2,6 @@ package entitlements
 
 import (
 	"fmt"
-	"maps"
 	"math"
 	"slices"
 	"sync"
@@ -16,8 +15,8 @@ import (
 //
 //   - the window holds what was added or used last. It makes a customer answerable
 //     the moment it is added, whatever ristretto thinks of it, and lets a newcomer
-//     show that it is used before it has to compete. How large it is, the balance
-//     says.
+//     show that it is used before it has to compete. While there is room it has
+//     everybody; then the balance says how large it is.
 //   - ristretto holds the rest and decides who stays (TinyLFU). A customer is
 //     offered to it when it leaves the window, once, and waited for; refreshes
 //     change the entry in place. So none of ristretto's surprises can show: sets
@@ -33,11 +32,11 @@ type cache struct {
 	customers int // capacity of window and ristretto together
 
 	mu      sync.Mutex // guards the fields below
-	window  int        // how many the window keeps once it is full
-	byKey   map[string]*entry
-	queue   []waiting // those of the window, oldest first, and some that were forgotten
-	added   int       // in this turn
-	balance *balance  // nil without a policy
+	border  int        // how many the window keeps; the rest is ristretto's
+	window  []*entry   // oldest first, and some that were forgotten
+	inside  int        // of them that were not
+	added   int        // in this turn
+	balance *balance   // nil without a policy
 
 	// guard is held to call into ristretto and taken for good to close it: a call
 	// that meets its Close panics or hangs.
@@ -45,13 +44,6 @@ type cache struct {
 	shut   bool
 	policy *ristretto.Cache[uint64, *entry] // nil below smallest
 	ending atomic.Bool                      // what leaves now was not evicted
-}
-
-// waiting is an entry's place in the window, and when it was used last as far as
-// was known then. Who was used since gets another place.
-type waiting struct {
-	entry *entry
-	used  uint32
 }
 
 // turnsPerFill is how often ristretto is told of who is in use while the cache is
@@ -65,17 +57,16 @@ const smallest = 8
 
 func newCache(cfg *Config, clock *clock) (*cache, error) {
 	customers := cfg.MaxCustomers
-	c := &cache{table: newTable(customers, clock, cfg), byKey: make(map[string]*entry), customers: customers, window: customers}
+	c := &cache{table: newTable(customers, clock, cfg), customers: customers, border: customers}
 	c.table.behind = make(map[string]*entry)
 	if customers < smallest {
 		return c, nil // the window is all there is
 	}
-	c.window = max(customers/64, min(32, customers/4))
-	c.balance = newBalance(customers, c.window)
+	c.balance = newBalance(customers, max(customers/64, min(32, customers/4)))
 	var err error
 	c.policy, err = ristretto.NewCache(&ristretto.Config[uint64, *entry]{
 		NumCounters:        countersFor(customers),
-		MaxCost:            int64(customers - c.window),
+		MaxCost:            1, // see moveBorderLocked
 		BufferItems:        64,
 		IgnoreInternalCost: true, // else a cost of 1 becomes 57, and capacity a fraction
 		OnEvict:            func(i *ristretto.Item[*entry]) { c.left(i.Value, halfPolicy) },
@@ -147,78 +138,87 @@ func (c *cache) add(hash uint64, e *entry) *entry {
 		c.added = 0
 		c.table.turns.Add(1)
 	}
-	c.rebalanceLocked(hash)
-	// While there is room, customers leave the window in batches: one wait for
-	// many. Once there is none, one makes room for one.
-	if c.count.Load() >= int64(c.customers) || len(c.byKey) >= c.window+max(1, c.window/4) {
+	wanted := c.border
+	if c.balance != nil {
+		wanted = c.balance.comeBack(hash)
+	}
+	if c.count.Load() >= int64(c.customers) { // one makes room for one
+		c.moveBorderLocked(wanted)
 		c.shrinkLocked()
 	}
-	c.byKey[e.key] = e
-	c.queue = append(c.queue, waiting{entry: e})
+	e.inWindow = true
+	c.window = append(c.window, e)
+	c.inside++
 	c.count.Add(1)
 	c.table.insert(hash, e)
 	return e
 }
 
-// rebalanceLocked moves the border between window and ristretto, when that is worth
+// mostMoved is by how much the window shrinks at a time: as many more than one leave
+// it for ristretto when one has to make room. When the cache is full for the first
+// time all are in the window.
+const mostMoved = 8
+
+// moveBorderLocked moves the border between window and ristretto, when that is worth
 // it.
-func (c *cache) rebalanceLocked(hash uint64) {
-	if c.balance == nil {
-		return
-	}
-	window := c.balance.comeBack(hash)
-	if by := window - c.window; -by <= c.customers/128 && by <= c.customers/128 {
+func (c *cache) moveBorderLocked(wanted int) {
+	switch by := wanted - c.border; {
+	case by < 0:
+		c.border += max(by, -mostMoved)
+	case by > c.customers/128:
+		c.border = wanted
+	default:
 		return
 	}
 	c.guard.RLock()
 	defer c.guard.RUnlock()
 	if !c.shut {
-		c.window = window
-		c.policy.UpdateMaxCost(int64(c.customers - window))
+		c.policy.UpdateMaxCost(int64(max(1, c.customers-c.border)))
 	}
 }
 
 // shrinkLocked offers the oldest of the window to ristretto and waits for its
-// answer. Until then they can be found in the window.
+// answer.
 func (c *cache) shrinkLocked() {
 	// What ristretto has yet to evict is room that the window does not have.
-	inPolicy := int(c.count.Load()) - len(c.byKey)
-	leaving := c.oldestLocked(len(c.byKey) - max(1, min(c.window, c.customers-inPolicy)) + 1)
+	inPolicy := int(c.count.Load()) - c.inside
+	leaving := c.oldestLocked(c.inside - max(1, min(c.border, c.customers-inPolicy)) + 1)
 	c.guard.RLock()
+	defer c.guard.RUnlock()
 	if c.policy == nil || c.shut {
 		for _, e := range leaving {
 			c.left(e, halfWindow)
 		}
-	} else {
-		for _, e := range leaving {
-			// A full buffer refuses a Set. Waiting empties it.
-			for !c.policy.Set(hashOf(e.key), e, 1) {
-				c.policy.Wait()
-			}
-		}
-		c.policy.Wait()
+		return
 	}
-	c.guard.RUnlock()
 	for _, e := range leaving {
-		delete(c.byKey, e.key)
+		// A full buffer refuses a Set. Waiting empties it.
+		for !c.policy.Set(hashOf(e.key), e, 1) {
+			c.policy.Wait()
+		}
 	}
+	c.policy.Wait()
 }
 
 // mostSpared is how many are passed over at a time because they were used since.
 const mostSpared = 64
 
-// oldestLocked takes n entries from the front of the queue.
+// oldestLocked takes n entries from the front of the window. Those that were used
+// since they came get another place at its end.
 func (c *cache) oldestLocked(n int) (oldest []*entry) {
-	for spared := 0; len(oldest) < n && len(c.queue) > 0; {
-		w := c.queue[0]
-		c.queue[0], c.queue = waiting{}, c.queue[1:]
-		switch used := w.entry.used.Load(); {
-		case w.entry.gone.Load():
-		case used != w.used && spared < mostSpared:
+	for spared := 0; len(oldest) < n && len(c.window) > 0; {
+		e := c.window[0]
+		c.window[0], c.window = nil, c.window[1:]
+		switch used := uint8(e.used.Load()); {
+		case !e.inWindow:
+		case used != e.seenUsed && spared < mostSpared:
 			spared++
-			c.queue = append(c.queue, waiting{w.entry, used})
+			e.seenUsed = used
+			c.window = append(c.window, e)
 		default:
-			oldest = append(oldest, w.entry)
+			oldest = append(oldest, e)
+			e.inWindow = false
+			c.inside--
 		}
 	}
 	return oldest
@@ -253,10 +253,10 @@ func (c *cache) forget(hash uint64, key string) *entry {
 	if e == nil {
 		return nil
 	}
-	if c.byKey[key] == e {
-		delete(c.byKey, key)
-		if len(c.queue) > 2*len(c.byKey)+mostSpared {
-			c.queue = slices.DeleteFunc(c.queue, func(w waiting) bool { return c.byKey[w.entry.key] != w.entry })
+	if e.inWindow {
+		e.inWindow = false
+		if c.inside--; len(c.window) > 2*c.inside+mostSpared {
+			c.window = slices.DeleteFunc(c.window, func(e *entry) bool { return !e.inWindow })
 		}
 	}
 	c.guard.RLock()
@@ -272,19 +272,8 @@ func (c *cache) forget(hash uint64, key string) *entry {
 
 // each calls f with every entry.
 func (c *cache) each(f func(*entry)) {
-	c.mu.Lock()
-	entries := slices.Collect(maps.Values(c.byKey))
-	c.mu.Unlock()
-	c.guard.RLock()
-	if !c.shut && c.policy != nil {
-		c.policy.IterValues(func(e *entry) bool {
-			entries = append(entries, e)
-			return false
-		})
-	}
-	c.guard.RUnlock()
-	for _, e := range entries {
-		if e != nil && !e.gone.Load() {
+	for _, e := range c.table.all(int(c.count.Load())) {
+		if !e.gone.Load() {
 			f(e)
 		}
 	}

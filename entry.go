@@ -45,7 +45,10 @@ type entry struct {
 	startSeq atomic.Uint64 // of the fetch that brought the content; 0 for content of an earlier run of the program
 	used     atomic.Uint32 // the turn in which it was used last: see cache.tell
 
-	failures int32      // loads failed in a row; like the fields below, guarded by mu
+	inWindow bool  // guarded by cache.mu, like the next
+	seenUsed uint8 // the low bits of used when it got its place in the window
+
+	failures uint16     // loads failed in a row; like the fields below, guarded by mu
 	mu       sync.Mutex // guards the writes of the entry
 	staleSeq uint64     // of the last Invalidate
 	failed   *failure   // the last load, when it failed; set for good when there is nothing else

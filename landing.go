@@ -2,6 +2,7 @@ package entitlements
 
 import (
 	"errors"
+	"math"
 	"strings"
 	"time"
 )
@@ -67,7 +68,7 @@ func (e *entry) failedToLoad(ld *load, err error, now int64, remember time.Durat
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.failures++
+	e.failures = min(e.failures, math.MaxUint16-1) + 1
 	if remember > 0 {
 		e.failed = &failure{reason: ReasonUnavailable, err: err, until: now + int64(remember), sequence: ld.sequence}
 	}

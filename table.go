@@ -1,7 +1,9 @@
 package entitlements
 
 import (
+	"maps"
 	"math/bits"
+	"slices"
 	"sync"
 	"sync/atomic"
 )
@@ -291,6 +293,25 @@ func (t *table) remove(hash uint64, e *entry) {
 	if t.behind[e.key] == e {
 		t.forgetLocked(hash, e.key)
 	}
+}
+
+// all returns every entry: about so many. It holds up the writers for some twenty
+// nanoseconds an entry.
+func (t *table) all(about int) []*entry {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	entries := make([]*entry, 0, about)
+	for i := range t.sets {
+		if t.tags[i].Load() == 0 {
+			continue
+		}
+		for w := range t.sets[i] {
+			if e := t.sets[i][w].entry.Load(); e != nil {
+				entries = append(entries, e)
+			}
+		}
+	}
+	return slices.AppendSeq(entries, maps.Values(t.behind))
 }
 
 // clear takes everything out.

@@ -131,31 +131,22 @@ func (a *account) inheritLocked(was *account, e *entry) {
 }
 
 // attachLocked makes e the entry that shows a, and lets the meters know its
-// figures. It returns the own part to install: where a meter holds a figure that
-// the new one must not replace, that one stays.
-func (a *account) attachLocked(e *entry, p *plan, o *own, now, tick int64) *own {
+// figures. Where a meter holds a figure that the new one must not replace, that one
+// stays, and takes the other's place. It reports whether that was so.
+func (a *account) attachLocked(e *entry, p *plan, figures []figure, now, tick int64) (patched bool) {
 	a.first.entry = e
-	var patched []figure
 	for m := range a.meters() {
 		g := p.metered(m.feature)
 		if m.grant = g; g == nil {
 			continue // and what its figure was stays, for what was not delivered yet
 		}
-		next := m.figure.after(o.figures[g.own], now)
-		if next != o.figures[g.own] {
-			if patched == nil {
-				patched = append(patched, o.figures...)
-			}
-			patched[g.own] = next
+		next := m.figure.after(figures[g.own], now)
+		if next != figures[g.own] {
+			figures[g.own], patched = next, true
 		}
 		m.installLocked(next, tick)
 	}
-	if patched == nil {
-		return o
-	}
-	merged := *o
-	merged.figures = patched
-	return &merged
+	return patched
 }
 
 // waits reports whether delivered usage waits for a figure that contains it.

@@ -274,7 +274,7 @@ func (c *Client) look(e *entry, g *grant, q *question, d *Decision) bool {
 		d.Reason = ReasonNotGranted // it has just changed
 		return p != nothing
 	}
-	f := &o.figures[g.own]
+	f := o.figure(g)
 	now := c.clock.backendNear(f.expires, f.resets)
 	d.judge(g, f.read(now), now, 1)
 	return true

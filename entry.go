@@ -81,15 +81,6 @@ const (
 	refreshUrgent                // was invalidated, and the reload that knows of it has not begun
 )
 
-// own is a customer's part of a snapshot. Immutable.
-type own struct {
-	plan       *plan
-	version    string
-	asOf       int64 // backend
-	serverTime int64 // backend
-	figures    []figure
-}
-
 // content returns the plan and the customer's own part of one and the same
 // snapshot.
 //
@@ -135,13 +126,13 @@ func (e *entry) export() *Entitlements {
 	}
 	out := &Entitlements{Customer: strings.Clone(e.key), Plan: p.name, Features: make(map[string]Grant, len(p.grants))}
 	if o != nil {
-		out.Version, out.AsOf, out.ServerTime = o.version, fromNanos(o.asOf), fromNanos(o.serverTime)
+		out.Version, out.AsOf, out.ServerTime = o.version, fromNanos(o.reading.asOf), fromNanos(o.reading.serverTime)
 	}
 	for i := range p.grants {
 		g := &p.grants[i]
 		grant := Grant{Kind: g.kind, Enabled: g.enabled, Limit: g.limit, Soft: g.soft, Text: g.text}
 		if g.own >= 0 && o != nil {
-			f := &o.figures[g.own]
+			f := o.figure(g)
 			grant.Used = f.used
 			grant.PeriodStart, grant.ResetsAt, grant.ExpiresAt = fromNanos(f.start), fromNanos(f.resets), fromNanos(f.expires)
 		}

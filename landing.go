@@ -165,7 +165,7 @@ func (l *loader) install(hash uint64, ld *load, staleSeq uint64, forgotten bool)
 
 func (l *loader) installLocked(hash uint64, e *entry, ld *load) (before *Entitlements) {
 	if ld.set == nil && e.blank() { // not modified, and evicted meanwhile
-		e.storeLocked(ld.plan, l.settleOwn(hash, e, ld.plan, ld.own, nil, nil))
+		e.storeLocked(ld.plan, l.again(hash, e, ld.plan, ld.own))
 	}
 	if ld.set != nil {
 		if l.watched() {
@@ -176,7 +176,7 @@ func (l *loader) installLocked(hash uint64, e *entry, ld *load) (before *Entitle
 		if ld.set.Version == "" || oldOwn == nil || oldOwn.version != ld.set.Version {
 			p = l.plans.intern(ld.set)
 		}
-		e.storeLocked(p, l.settleOwn(hash, e, p, l.newOwn(p, ld), oldPlan, oldOwn))
+		e.storeLocked(p, l.newOwn(hash, e, p, ld, oldPlan, oldOwn))
 	}
 	e.startSeq.Store(ld.sequence)
 	e.failures, e.failed = 0, nil
@@ -192,15 +192,17 @@ func (l *loader) installLocked(hash uint64, e *entry, ld *load) (before *Entitle
 	return before
 }
 
-// newOwn is the customer's own part of an answer, nil when there is none.
-func (l *loader) newOwn(p *plan, ld *load) *own {
+// newOwn is the customer's own part of an answer, nil when there is none. What was
+// known before decides about its figures, and so does the customer's account, which
+// is shown them.
+func (l *loader) newOwn(hash uint64, e *entry, p *plan, ld *load, oldPlan *plan, oldOwn *own) *own {
 	set := ld.set
 	if p.dated == 0 && set.Version == "" && set.AsOf.IsZero() && set.ServerTime.IsZero() {
+		l.attach(hash, e, p, nil)
 		return nil
 	}
-	server, asOf := nanos(set.ServerTime), nanos(set.AsOf)
-	o := &own{plan: p, version: strings.Clone(set.Version), asOf: asOf, serverTime: server}
-	short := time.Duration(0)
+	asOf, serverTime := nanos(set.AsOf), nanos(set.ServerTime)
+	server, short := serverTime, time.Duration(0)
 	if server == 0 {
 		server = time.Now().UnixNano()
 	} else {
@@ -212,37 +214,55 @@ func (l *loader) newOwn(p *plan, ld *load) *own {
 		l.books.reads.CompareAndSwap(readsUnknown, readsNow)
 	}
 	horizon := horizonOf(ld.sent, asOf, server, int64(short), int64(l.cfg.UsageLag))
-	o.figures = p.figures(set, ld.sent, ld.received, horizon, l.clock.backendNow())
-	return o
-}
-
-// settleOwn lets the figures that were known before decide about the new ones,
-// and shows them to the customer's account.
-func (l *loader) settleOwn(hash uint64, e *entry, p *plan, o *own, oldPlan *plan, oldOwn *own) *own {
 	now := l.clock.backendNow()
-	if o != nil && oldOwn != nil {
+	var few [8]figure
+	figures := p.figures(few[:0], set, ld.sent, ld.received, horizon, now)
+	if oldOwn != nil {
 		for i := range p.grants {
 			g := &p.grants[i]
 			if g.own < 0 {
 				continue
 			}
 			if was := oldPlan.look(g.code); was != nil && was.own >= 0 {
-				o.figures[g.own] = oldOwn.figures[was.own].after(o.figures[g.own], now)
+				figures[g.own] = oldOwn.figure(was).after(figures[g.own], now)
 			}
 		}
 	}
+	l.attach(hash, e, p, figures)
+	o := newOwn(p, strings.Clone(set.Version), asOf, serverTime, figures, l.last.Load())
+	l.last.Store(o.reading)
+	return o
+}
+
+// again is an own part that is installed once more, as it was.
+func (l *loader) again(hash uint64, e *entry, p *plan, o *own) *own {
+	if o == nil {
+		l.attach(hash, e, p, nil)
+		return nil
+	}
+	var few [8]figure
+	figures := o.figures(few[:0])
+	if l.attach(hash, e, p, figures) {
+		return newOwn(p, o.version, o.reading.asOf, o.reading.serverTime, figures, nil)
+	}
+	return o
+}
+
+// attach shows a customer's figures to its account, which may know better. It
+// reports whether it did.
+func (l *loader) attach(hash uint64, e *entry, p *plan, figures []figure) (patched bool) {
 	a := l.books.find(hash, e.key)
 	if a == nil {
 		e.account.Store(nil)
-		return o
+		return false
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.retired {
 		e.account.Store(nil)
-		return o
+		return false
 	}
-	o = a.attachLocked(e, p, o, now, int64(l.clock.tick))
+	patched = a.attachLocked(e, p, figures, l.clock.backendNow(), int64(l.clock.tick))
 	e.account.Store(a)
-	return o
+	return patched
 }

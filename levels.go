@@ -97,7 +97,7 @@ func (l *levels) landed(e *entry) {
 		if g.kind != KindMetered {
 			continue
 		}
-		f := &o.figures[g.own]
+		f := o.figure(g)
 		r := f.read(now)
 		if a := e.account.Load(); a != nil {
 			if m := a.meter(g.code); m != nil {
@@ -106,7 +106,7 @@ func (l *levels) landed(e *entry) {
 		}
 		var d Decision
 		d.judge(g, r, now, 0)
-		l.reached(cell{e.key, g.code}, f, &d, now)
+		l.reached(cell{e.key, g.code}, &f, &d, now)
 	}
 }
 

@@ -34,6 +34,7 @@ type loader struct {
 	conditional ConditionalSource
 	batches     BatchSource
 
+	last  atomic.Pointer[reading] // the next answer may say the same
 	stats struct{ fetches, failures, shed atomic.Uint64 }
 
 	mu       sync.Mutex // guards the fields below

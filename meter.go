@@ -79,7 +79,7 @@ func (m *meter) learnLocked(e *entry) {
 	if p, o := e.content(); o != nil {
 		if g := p.metered(m.feature); g != nil {
 			m.grant = g
-			m.installLocked(o.figures[g.own], 0)
+			m.installLocked(o.figure(g), 0)
 		}
 	}
 }

@@ -210,23 +210,20 @@ func (ps *plans) intern(e *Entitlements) *plan {
 	return p
 }
 
-// figures is the customer's own part of e for the grants of p, fetched between
+// figures appends the customer's own part of e for the grants of p, fetched between
 // two precise times with this horizon, and here when the backend's clock shows
 // now.
-func (p *plan) figures(e *Entitlements, fetched, received, horizon, now int64) []figure {
-	if p.dated == 0 {
-		return nil
-	}
-	out := make([]figure, p.dated)
+func (p *plan) figures(figures []figure, e *Entitlements, fetched, received, horizon, now int64) []figure {
 	for i := range p.grants {
-		if at := p.grants[i].own; at >= 0 {
-			g := e.Features[p.grants[i].code]
-			start := nanos(g.PeriodStart)
-			out[at] = figure{
-				used: g.Used, start: start, floor: min(start, now), resets: nanos(g.ResetsAt), expires: nanos(g.ExpiresAt),
-				fetched: fetched, received: received, horizon: horizon,
-			}
+		if p.grants[i].own < 0 {
+			continue
 		}
+		g := e.Features[p.grants[i].code]
+		start := nanos(g.PeriodStart)
+		figures = append(figures, figure{
+			used: g.Used, start: start, floor: min(start, now), resets: nanos(g.ResetsAt), expires: nanos(g.ExpiresAt),
+			fetched: fetched, received: received, horizon: horizon,
+		})
 	}
-	return out
+	return figures
 }

@@ -151,14 +151,14 @@ func saveEntry(e *entry, p *plan, o *own, number int, now, backendNow int64) *sa
 		c.figures = make([]savedFigure, p.dated)
 		return c
 	}
-	c.version, c.asOf, c.serverTime = o.version, o.asOf, o.serverTime
+	c.version, c.asOf, c.serverTime = o.version, o.reading.asOf, o.reading.serverTime
 	a := e.account.Load()
 	for i := range p.grants {
 		g := &p.grants[i]
 		if g.own < 0 {
 			continue
 		}
-		f := o.figures[g.own]
+		f := o.figure(g)
 		if a != nil && g.kind == KindMetered {
 			if m := a.meter(g.code); m != nil {
 				if v := m.view.Load(); v.known() {
@@ -244,16 +244,17 @@ func (c *Client) restoreEntry(saved *savedCustomer, p *plan, asleep int64) bool 
 	e := newEntry(saved.key, c.clock.coarse.Load())
 	var o *own
 	if p.dated > 0 || saved.version != "" || saved.asOf != 0 || saved.serverTime != 0 {
-		o = &own{plan: p, version: saved.version, asOf: saved.asOf, serverTime: saved.serverTime, figures: make([]figure, p.dated)}
+		figures := make([]figure, p.dated)
 		for i, f := range saved.figures {
-			o.figures[i] = figure{
+			figures[i] = figure{
 				used: f.used, start: f.start, resets: f.resets, expires: f.expires, floor: f.floor,
 				fetched: fetched + min(0, f.fetched), received: fetched + f.received, horizon: fetched + min(0, f.horizon),
 			}
-			if o.figures[i].fetched == 0 {
-				o.figures[i].fetched = -1 // 0 says that there is none
+			if figures[i].fetched == 0 {
+				figures[i].fetched = -1 // 0 says that there is none
 			}
 		}
+		o = newOwn(p, saved.version, saved.asOf, saved.serverTime, figures, nil)
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()

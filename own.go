@@ -1,0 +1,84 @@
+package entitlements
+
+import "slices"
+
+// own is a customer's part of a snapshot. Immutable.
+//
+// Most of it is not its own at all: the customers of one batch were fetched at one
+// moment, and many are billed for the same period. So what figures have in common
+// is in a reading, which customers share, and only what was used is here.
+type own struct {
+	plan    *plan
+	version string
+	reading *reading
+	used    []int64 // by grant.own, when the reading has one figure for all
+}
+
+// reading is when and how a backend read what it told. Immutable.
+type reading struct {
+	asOf       int64    // backend
+	serverTime int64    // backend
+	all        figure   // of each, but for what is used
+	each       []figure // instead, when they differ in more: by grant.own
+}
+
+// newOwn packs figures, by grant.own, which it does not keep. It shares the last
+// reading when that says the same.
+func newOwn(p *plan, version string, asOf, serverTime int64, figures []figure, last *reading) *own {
+	o := &own{plan: p, version: version}
+	r := reading{asOf: asOf, serverTime: serverTime}
+	switch {
+	case !alike(figures):
+		r.each = slices.Clone(figures)
+	case len(figures) > 0:
+		r.all = figures[0]
+		r.all.used = 0
+		o.used = make([]int64, len(figures))
+		for i := range figures {
+			o.used[i] = figures[i].used
+		}
+	}
+	if last != nil && last.says(&r) {
+		o.reading = last
+	} else {
+		o.reading = &reading{r.asOf, r.serverTime, r.all, r.each}
+	}
+	return o
+}
+
+// says reports whether a reading is the same as another.
+func (r *reading) says(other *reading) bool {
+	return r.asOf == other.asOf && r.serverTime == other.serverTime && r.all == other.all && r.each == nil && other.each == nil
+}
+
+// alike reports whether figures differ in what is used only.
+func alike(figures []figure) bool {
+	for i := range figures {
+		f := figures[i]
+		if f.used = figures[0].used; f != figures[0] {
+			return false
+		}
+	}
+	return true
+}
+
+// figure is that of a grant that has a part of the customer's own.
+func (o *own) figure(g *grant) figure {
+	if r := o.reading; r.each != nil {
+		return r.each[g.own]
+	}
+	f := o.reading.all
+	f.used = o.used[g.own]
+	return f
+}
+
+// figures unpacks all of them, into a slice that may be reused.
+func (o *own) figures(into []figure) []figure {
+	into = append(into[:0], o.reading.each...)
+	for _, used := range o.used {
+		f := o.reading.all
+		f.used = used
+		into = append(into, f)
+	}
+	return into
+}

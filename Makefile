@@ -24,6 +24,10 @@ bench: ## Measure the bars (minutes; a quiet machine) and keep the raw output
 	$(GO) test -run '^TestBars$$' -bars -count=1 -timeout 20m . > $(RESULTS)/bars.txt; status=$$?; \
 		grep -v '^raw' $(RESULTS)/bars.txt; exit $$status
 
+.PHONY: instructions
+instructions: ## How many instructions a call takes, by valgrind
+	$(GO) run ./bench/instructions
+
 .PHONY: fuzz
 # Go 1.26's fuzzing coordinator can report its own -fuzztime as a failure (golang/go#75804, mended in 1.27): a run that ends so,
 # and names no failing input, is run again. A finding, or any other failure, is final.

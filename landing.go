@@ -215,7 +215,7 @@ func (l *loader) newOwn(hash uint64, e *entry, p *plan, ld *load, oldPlan *plan,
 	}
 	horizon := horizonOf(ld.sent, asOf, server, int64(short), int64(l.cfg.UsageLag))
 	now := l.clock.backendNow()
-	var few [8]figure
+	var few [4]figure
 	figures := p.figures(few[:0], set, ld.sent, ld.received, horizon, now)
 	if oldOwn != nil {
 		for i := range p.grants {
@@ -240,7 +240,7 @@ func (l *loader) again(hash uint64, e *entry, p *plan, o *own) *own {
 		l.attach(hash, e, p, nil)
 		return nil
 	}
-	var few [8]figure
+	var few [4]figure
 	figures := o.figures(few[:0])
 	if l.attach(hash, e, p, figures) {
 		return newOwn(p, o.version, o.reading.asOf, o.reading.serverTime, figures, nil)

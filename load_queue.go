@@ -160,7 +160,11 @@ func (l *loader) nextClassLocked() loadClass {
 
 // takeLocked takes up to most loads of the classes from first to last.
 func (l *loader) takeLocked(first, last loadClass, most int) []*load {
-	var loads []*load
+	queued := 0
+	for class := first; class <= last; class++ {
+		queued += len(l.queues[class])
+	}
+	loads := make([]*load, 0, min(most, queued))
 	for class := first; class <= last && len(loads) < most; class++ {
 		q := l.queues[class]
 		for len(q) > 0 && len(loads) < most {

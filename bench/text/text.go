@@ -46,6 +46,8 @@ func Measured(r raw.Row) string {
 		add("%s delivered", Percent(f["delivered"], f["calls"]))
 		add("%s told of", Count(f["told"]))
 		add("%s silently lost", Count(f["lost"]))
+	case r.Suite == "memory":
+		add("%s B a customer", Count(f["bytes"]))
 	case r.Suite == "latency":
 		for _, p := range []string{"p50", "p99", "p99.9", "max"} {
 			add("%s %s", p, Took(f[p]))

@@ -41,7 +41,8 @@ func TestMeasured(t *testing.T) {
 			"p50 123ns, p99 1.23µs, p99.9 98.8ms, max 2s",
 		},
 		{raw.Row{Suite: "caching", Figures: map[string]float64{"hits": 77.66, "held": 9}}, "77.7 % hits"},
-		{raw.Row{Suite: "memory", Figures: map[string]float64{"bytes": 12_345.6, "a share": 0.12345}}, "a share 0.123, bytes 12 346"},
+		{raw.Row{Suite: "memory", Figures: map[string]float64{"bytes": 345.6}}, "346 B a customer"},
+		{raw.Row{Suite: "another", Figures: map[string]float64{"bytes": 12_345.6, "a share": 0.12345}}, "a share 0.123, bytes 12 346"},
 	} {
 		require.Equal(t, tc.want, Measured(tc.row))
 	}

@@ -1,0 +1,40 @@
+package workload_test
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	. "github.com/entitlements-go/entitlements/bench/workload"
+)
+
+func TestShapes(t *testing.T) {
+	const customers = 1000
+	uniform := New(customers, 0)
+	zipf := uniform.Zipf(1.1)
+	require.Equal(t, New(customers, 1.1).Asked, zipf.Asked, "as if it had been made so")
+	for name, tc := range map[string]struct {
+		w           *Workload
+		most, least int // questions about the customer who is asked about most
+		distinct    int
+	}{
+		"uniform": {uniform, len(uniform.Asked) / customers * 12 / 10, len(uniform.Asked) / customers, customers},
+		"Zipf":    {zipf, len(zipf.Asked) / 4, len(zipf.Asked) / 8, customers},
+		"one":     {uniform.One(), len(uniform.Asked), len(uniform.Asked), 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			counts, most := map[int32]int{}, 0
+			for _, q := range tc.w.Asked {
+				counts[q.Customer]++
+				most = max(most, counts[q.Customer])
+			}
+			require.Len(t, counts, tc.distinct)
+			require.LessOrEqual(t, most, tc.most)
+			require.GreaterOrEqual(t, most, tc.least)
+			require.Equal(t, uniform.Customers, tc.w.Customers)
+			for i := range 2000 {
+				require.Equal(t, tc.w.Answer(i), tc.w.Floor(i), "the floor answers as the model does")
+			}
+		})
+	}
+}

@@ -387,7 +387,7 @@ func TestRule14_ACustomerCosts400BytesAtMost(t *testing.T) {
 		t.Skip("measures memory")
 	}
 	const customers = 100_000
-	w := newWorkload(customers, 0)
+	w := newWorkload(customers)
 	src := w.source()
 	before := liveHeap()
 	c := opened(t, Config{Source: src, MaxCustomers: customers, TTL: time.Hour})

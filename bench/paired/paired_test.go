@@ -1,6 +1,7 @@
 package paired
 
 import (
+	"math"
 	"runtime"
 	"sync/atomic"
 	"testing"
@@ -48,6 +49,16 @@ func TestASliceDividesByAllCalls(t *testing.T) {
 		require.GreaterOrEqual(t, total*1.0001, float64(s.Slice))
 		require.LessOrEqual(t, total, 1.0001*float64(took))
 	}
+}
+
+// A goroutine that starts when the slice is over makes calls nevertheless: else the
+// work would seem to take no time, or for ever.
+func TestASliceHasCalls(t *testing.T) {
+	var calls atomic.Int64
+	ns := Setup{Slice: 0}.slice(2, func(int) bool { calls.Add(1); return true })
+	require.EqualValues(t, 2*256, calls.Load())
+	require.Positive(t, ns)
+	require.False(t, math.IsInf(ns, 0))
 }
 
 func TestBesideRunsWithTheWorkOnly(t *testing.T) {

@@ -29,6 +29,7 @@ func main() {
 
 func run(args []string, out io.Writer) error {
 	flags := flag.NewFlagSet("speed", flag.ContinueOnError)
+	flags.SetOutput(out)
 	only := flags.String("suite", "", "suites to run, separated by commas; all by default: "+strings.Join(names(), ", "))
 	dir := flags.String("out", filepath.Join("bench", "results"), "the `directory` of the results")
 	check := flags.Bool("check", false, "measure our ratios again and compare them with those in the directory; write nothing")

@@ -54,7 +54,8 @@ func (r *runner) cells() error {
 	begin := time.Now()
 	for g := range 2 {
 		wg.Go(func() {
-			for i := g * 500_009; time.Since(begin) < r.flatOut; {
+			first := g * 500_009
+			for i := first; i == first || time.Since(begin) < r.flatOut; {
 				for range 256 {
 					customer, feature := w.Ask(i)
 					c.Track(customer, feature, 1)

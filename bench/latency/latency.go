@@ -97,7 +97,7 @@ func newClient(w *workload.Workload, ttl time.Duration) (*entitlements.Client, e
 	for _, code := range metered {
 		meters[code] = entitlements.Grant{Enabled: true, Kind: entitlements.KindMetered, Limit: entitlements.Unlimited}
 	}
-	source.More = func(int) map[string]entitlements.Grant { return meters }
+	source.Grant(meters, workload.Everybody)
 	return w.Warm(context.Background(), entitlements.Config{
 		Source:     source,
 		Sink:       entitlements.SinkFunc(func(context.Context, entitlements.Batch) error { return nil }),

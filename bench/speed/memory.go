@@ -77,12 +77,7 @@ func halfMetered(w *workload.Workload, metered []string) *workload.Source {
 		}
 	}
 	source := w.Source()
-	source.More = func(customer int) map[string]entitlements.Grant {
-		if customer%2 == 0 {
-			return nil
-		}
-		return meters
-	}
+	source.Grant(meters, func(customer int) bool { return customer%2 == 1 })
 	return source
 }
 

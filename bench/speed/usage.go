@@ -89,8 +89,9 @@ func (r *runner) cells() error {
 // metered is a warm Client whose customers have one metered feature more.
 func metered(w *workload.Workload, limit int64) (*entitlements.Client, error) {
 	source := w.Source()
-	grant := map[string]entitlements.Grant{meter: {Kind: entitlements.KindMetered, Enabled: true, Limit: limit}}
-	source.More = func(int) map[string]entitlements.Grant { return grant }
+	source.Grant(map[string]entitlements.Grant{
+		meter: {Kind: entitlements.KindMetered, Enabled: true, Limit: limit},
+	}, workload.Everybody)
 	return w.Warm(context.Background(), entitlements.Config{Source: source, Sink: new(countingSink)})
 }
 

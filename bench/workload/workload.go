@@ -140,10 +140,22 @@ type Source struct {
 	grants [Plans]map[string]entitlements.Grant
 	index  map[string]int32
 
-	// More, when set, is what the i-th customer has beside the plan's grants, or in
-	// place of them. Set it before the first Fetch.
-	More func(customer int) map[string]entitlements.Grant
+	more [Plans]map[string]entitlements.Grant // see Grant
+	has  func(customer int) bool              // nil when nobody has more
 }
+
+// Grant adds grants to those of the plans, or replaces them, for the customers
+// that has is true of, by their index. Call it once, before the first Fetch.
+func (s *Source) Grant(more map[string]entitlements.Grant, has func(customer int) bool) {
+	for p := range s.more {
+		s.more[p] = maps.Clone(s.grants[p])
+		maps.Copy(s.more[p], more)
+	}
+	s.has = has
+}
+
+// Everybody is for Grant.
+func Everybody(int) bool { return true }
 
 // Fetch answers with the customer's plan; [entitlements.ErrUnknownCustomer] for others.
 func (s *Source) Fetch(_ context.Context, customer string) (*entitlements.Entitlements, error) {
@@ -152,15 +164,11 @@ func (s *Source) Fetch(_ context.Context, customer string) (*entitlements.Entitl
 		return nil, entitlements.ErrUnknownCustomer
 	}
 	p := PlanOf(int(i))
-	e := &entitlements.Entitlements{Customer: customer, Plan: fmt.Sprint("plan-", p), Features: s.grants[p]}
-	if s.More == nil {
-		return e, nil
+	grants := s.grants[p]
+	if s.has != nil && s.has(int(i)) {
+		grants = s.more[p]
 	}
-	if more := s.More(int(i)); len(more) > 0 {
-		e.Features = maps.Clone(s.grants[p])
-		maps.Copy(e.Features, more)
-	}
-	return e, nil
+	return &entitlements.Entitlements{Customer: customer, Plan: fmt.Sprint("plan-", p), Features: grants}, nil
 }
 
 // FetchBatch answers for those that it knows.

@@ -5,6 +5,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/entitlements-go/entitlements"
 	. "github.com/entitlements-go/entitlements/bench/workload"
 )
 
@@ -37,4 +38,31 @@ func TestShapes(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestSourceGrants(t *testing.T) {
+	w := New(2*Plans, 0)
+	s := w.Source()
+	metered := entitlements.Grant{Kind: entitlements.KindMetered, Enabled: true, Limit: 7}
+	s.Grant(map[string]entitlements.Grant{"calls": metered, w.Features[0]: metered}, func(customer int) bool { return customer%2 == 1 })
+	all, err := s.FetchBatch(t.Context(), append(w.Customers[:2*Plans:2*Plans], "a stranger"))
+	require.NoError(t, err)
+	require.Len(t, all, 2*Plans)
+	for i, customer := range w.Customers {
+		e, err := s.Fetch(t.Context(), customer)
+		require.NoError(t, err)
+		require.Equal(t, all[customer], e)
+		for f, code := range w.Features[1:] {
+			require.Equal(t, entitlements.Grant{Enabled: Granted(PlanOf(i), f+1)}, e.Features[code])
+		}
+		if i%2 == 1 {
+			require.Equal(t, metered, e.Features["calls"])
+			require.Equal(t, metered, e.Features[w.Features[0]])
+		} else {
+			require.NotContains(t, e.Features, "calls")
+			require.Equal(t, entitlements.Grant{Enabled: Granted(PlanOf(i), 0)}, e.Features[w.Features[0]])
+		}
+	}
+	_, err = s.Fetch(t.Context(), "a stranger")
+	require.ErrorIs(t, err, entitlements.ErrUnknownCustomer)
 }

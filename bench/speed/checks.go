@@ -15,8 +15,13 @@ import (
 // measured.
 const proven = 2000
 
-// sdkTimes is how much slower than this library an SDK has to be.
-const sdkTimes = 10
+const (
+	// sdkTimes is how much slower than this library an SDK has to be, on one core.
+	sdkTimes = 10
+	// handleTimes is what a check by handle may take, on one core, of the floor: what
+	// a service does for each check that has no handles.
+	handleTimes = 0.3
+)
 
 // crowd is customers, and the orders in which they are asked about.
 type crowd struct {
@@ -25,18 +30,17 @@ type crowd struct {
 }
 
 type shape struct {
-	name   string
-	w      *workload.Workload
-	most   [3]float64 // ours is to take at most so many times the floor, by cores; 0 is not judged
-	handle [3]float64 // the same for a customer who is resolved
-	sdk    bool       // SDKs are judged here
+	name  string
+	w     *workload.Workload
+	most  [3]float64 // ours is to take at most so many times the floor, by cores; 0 is not judged
+	usual bool       // handles are measured, and SDKs judged, here and nowhere else
 }
 
 func (r *runner) crowds() []crowd {
 	few, many := workload.New(r.few, 0), workload.New(r.many, 0)
 	return []crowd{
 		{r.few, []shape{
-			{name: "uniform", w: few, most: [3]float64{1: 1.4, 2: 1.6}, handle: [3]float64{1: 0.3}, sdk: true},
+			{name: "uniform", w: few, most: [3]float64{1: 1.4, 2: 1.6}, usual: true},
 			{name: "Zipf 1.1", w: few.Zipf(1.1), most: [3]float64{1: 1.4, 2: 1.6}},
 			{name: "all about one", w: few.One()},
 		}},
@@ -80,45 +84,44 @@ func (r *runner) checkPeer(p checkers.Peer, c crowd) error {
 		if err := checkers.Prove(checker, s.w, proven); err != nil {
 			return err
 		}
+		resolver, ok := checker.(checkers.Resolver)
 		for cores := 1; cores <= 2; cores++ {
-			r.checkShape(p, checker, c, s, cores)
+			row := raw.Row{
+				Work: fmt.Sprintf("%s customers, %s", text.Count(float64(c.customers)), s.name),
+				Who:  p.Name, Version: checkers.Version(p.Module),
+			}
+			setup := paired.Setup{Cores: cores}
+			r.ratio(row, setup, s.w.Floor, func(i int) bool { return checker.Check(s.w.Ask(i)) }, r.judgeOf(p.Kind, s, cores))
+			if ok && s.usual {
+				r.checkHandle(row, setup, resolver, s.w)
+			}
 		}
 	}
 	return nil
 }
 
-func (r *runner) checkShape(p checkers.Peer, checker checkers.Checker, c crowd, s shape, cores int) {
-	row := raw.Row{
-		Work: fmt.Sprintf("%s customers, %s", text.Count(float64(c.customers)), s.name),
-		Who:  p.Name, Version: checkers.Version(p.Module), Cores: cores,
-	}
-	if p.Kind == checkers.Ours {
-		row.Version = ""
-	}
-	var judge, judgeHandle func(*raw.Row)
-	switch {
-	case p.Kind == checkers.Ours:
-		if s.most[cores] > 0 {
-			judge = noGarbage(s.most[cores])
-		}
-		if s.handle[cores] > 0 {
-			judgeHandle = noGarbage(s.handle[cores])
-		}
-	case p.Kind == checkers.SDK && s.sdk:
-		judge = r.slowerThanOurs
-	}
-	setup := paired.Setup{Cores: cores}
-	r.ratio(row, setup, s.w.Floor, func(i int) bool { return checker.Check(s.w.Ask(i)) }, judge)
-
-	// A handle is on one customer: which of them are asked about makes no difference.
-	resolver, ok := checker.(checkers.Resolver)
-	if !ok || !s.sdk {
-		return
+// checkHandle measures a handle. It is on one customer: which of them are asked
+// about makes no difference.
+func (r *runner) checkHandle(row raw.Row, setup paired.Setup, resolver checkers.Resolver, w *workload.Workload) {
+	var judge func(*raw.Row)
+	if isOurs(row.Who) && setup.Cores == 1 {
+		judge = noGarbage(handleTimes)
 	}
 	row.Who += byHandle
-	allowed := resolver.Resolve(s.w.Customers[0])
-	mask := len(s.w.Asked) - 1
-	r.ratio(row, setup, s.w.Floor, func(i int) bool { return allowed(int(s.w.Asked[i&mask].Feature)) }, judgeHandle)
+	allowed := resolver.Resolve(w.Customers[0])
+	mask := len(w.Asked) - 1
+	r.ratio(row, setup, w.Floor, func(i int) bool { return allowed(int(w.Asked[i&mask].Feature)) }, judge)
+}
+
+// judgeOf is what judges a peer at a shape: nil when nothing is promised.
+func (r *runner) judgeOf(kind checkers.Kind, s shape, cores int) func(*raw.Row) {
+	switch {
+	case kind == checkers.Ours && s.most[cores] > 0:
+		return noGarbage(s.most[cores])
+	case kind == checkers.SDK && s.usual && cores == 1:
+		return r.slowerThanOurs
+	}
+	return nil
 }
 
 // slowerThanOurs judges an SDK by the row of this library that was measured with

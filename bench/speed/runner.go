@@ -74,6 +74,9 @@ func (r *runner) ratio(row raw.Row, s paired.Setup, floor, work paired.Work, jud
 // add takes a row that is measured, and shows it.
 func (r *runner) add(row raw.Row) {
 	row.Suite = r.suite
+	if isOurs(row.Who) {
+		row.Version = "" // as it is here
+	}
 	if !r.judging {
 		row.Bar, row.Pass = "", nil
 	}

@@ -58,7 +58,7 @@ func Measured(r raw.Row) string {
 		}
 	}
 	if r.Allocs != nil {
-		add("%s allocs", Figure(*r.Allocs))
+		add("%s allocs", Figure(math.Round(100**r.Allocs)/100))
 	}
 	if r.Bytes != nil && *r.Bytes > 0 {
 		add("%s B", Figure(*r.Bytes))

@@ -19,7 +19,7 @@ func TestTitle(t *testing.T) {
 }
 
 func TestMeasured(t *testing.T) {
-	none, some := 0.0, 8.0
+	none, few, some := 0.0, 0.00012, 8.0
 	for _, tc := range []struct {
 		row  raw.Row
 		want string
@@ -32,6 +32,7 @@ func TestMeasured(t *testing.T) {
 			raw.Row{Suite: "reads", Median: 12.34, NS: 500, FloorNS: 40, To: "Allowed", Allocs: &none, Bytes: &none},
 			"12.3 × (500.0 ns, Allowed 40.0 ns), 0 allocs",
 		},
+		{raw.Row{Suite: "caching", Figures: map[string]float64{"hits": 50}, Allocs: &few}, "50.0 % hits, 0 allocs"},
 		{
 			raw.Row{Suite: "recorders", Figures: map[string]float64{"calls": 1e6, "delivered": 20, "told": 5, "lost": 999_975, "ns": 6}},
 			"6 ns/call, < 0.01 % delivered, 5 told of, 999 975 silently lost",

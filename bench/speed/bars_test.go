@@ -9,7 +9,7 @@ import (
 	"github.com/entitlements-go/entitlements/bench/raw"
 )
 
-func TestBars(t *testing.T) {
+func TestAtMostAndNoGarbage(t *testing.T) {
 	row := func(median, allocs, bytes float64) *raw.Row {
 		return &raw.Row{Median: median, Allocs: &allocs, Bytes: &bytes}
 	}

@@ -32,10 +32,9 @@ func (r *runner) heap(w *workload.Workload, metered []string) error {
 	r.say("load %s", work)
 	source := halfMetered(w, metered)
 	before := liveHeap()
-	c, err := w.Warm(context.Background(), entitlements.Config{
-		Source: source, Sink: new(countingSink),
-		TTL: time.Hour, MaxStale: 2 * time.Hour, MaxPending: 4 * len(w.Customers),
-	})
+	cfg := quietly()
+	cfg.Source, cfg.Sink, cfg.MaxPending = source, new(countingSink), 4*len(w.Customers)
+	c, err := w.Warm(context.Background(), cfg)
 	if err != nil {
 		return err
 	}

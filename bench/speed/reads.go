@@ -14,8 +14,11 @@ import (
 	"github.com/entitlements-go/entitlements/bench/workload"
 )
 
-// quietly is a configuration by which nothing is refreshed while it is measured.
-var quietly = entitlements.Config{TTL: time.Hour, MaxStale: 2 * time.Hour}
+// quietly is a configuration by which nothing is refreshed while it is measured,
+// not even after a denial.
+func quietly() entitlements.Config {
+	return entitlements.Config{TTL: time.Hour, MaxStale: 2 * time.Hour, DenyTTL: -1}
+}
 
 // reads is what a check costs beside a plain one: with more cores on one customer,
 // with its reason, and while something else goes on.
@@ -33,7 +36,7 @@ func allowed(c *entitlements.Client, w *workload.Workload) paired.Work {
 // alone is nothing but checks.
 func (r *runner) alone() error {
 	w := workload.New(r.few, 0)
-	c, err := w.Warm(context.Background(), quietly)
+	c, err := w.Warm(context.Background(), quietly())
 	if err != nil {
 		return err
 	}
@@ -58,7 +61,7 @@ const refreshes = 3300
 func (r *runner) besides() error {
 	w := workload.New(r.some, 0)
 	source := &counted{Source: w.Source()}
-	cfg := quietly
+	cfg := quietly()
 	cfg.Source = source
 	cfg.Sink = new(countingSink)
 	c, err := w.Warm(context.Background(), cfg)

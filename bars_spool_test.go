@@ -6,6 +6,8 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -19,7 +21,7 @@ import (
 )
 
 func barSpool(t *testing.T, b *bars) {
-	w := newWorkload(10_000, 0)
+	w := newWorkload(10_000)
 	source := Static(w.entitlements(func(features map[string]Grant) {
 		features["calls"] = Grant{Kind: KindMetered, Enabled: true, Limit: Unlimited}
 	}))
@@ -29,7 +31,7 @@ func barSpool(t *testing.T, b *bars) {
 	mask := len(w.asked) - 1
 	track := func(c *Client) body {
 		return func(i int) bool {
-			c.Track(w.customers[w.asked[i&mask].customer], "calls", 1)
+			c.Track(w.customers[w.asked[i&mask]], "calls", 1)
 			return true
 		}
 	}
@@ -100,7 +102,7 @@ func barReopen(t *testing.T, b *bars) {
 }
 
 func barRestore(t *testing.T, b *bars) {
-	w := newWorkload(100_000, 0)
+	w := newWorkload(100_000)
 	file := filepath.Join(t.TempDir(), "entitlements")
 	c := w.client(t, Config{Source: w.source(), SnapshotFile: file})
 	require.NoError(t, c.Close(t.Context()))
@@ -209,3 +211,60 @@ func (s *limitedSink) fastest() (most int) {
 	}
 	return most
 }
+
+const (
+	rounds    = 25
+	sliceTime = 50 * time.Millisecond
+)
+
+// body does one call of the work, the i-th.
+type body func(i int) bool
+
+// perCall runs work on some goroutines for a slice of time and returns the
+// nanoseconds of a call: wall time divided by the calls of all of them.
+func perCall(goroutines int, work body) float64 {
+	var wg sync.WaitGroup
+	var calls, kept atomic.Int64
+	begin := time.Now()
+	for g := range goroutines {
+		wg.Go(func() {
+			i, n := g*104_729, int64(0)
+			for time.Since(begin) < sliceTime {
+				for range 256 {
+					if work(i) {
+						n++
+					}
+					i++
+				}
+			}
+			calls.Add(int64(i - g*104_729))
+			kept.Add(n)
+		})
+	}
+	wg.Wait()
+	if kept.Load() < 0 {
+		panic("unreachable: keeps the results alive")
+	}
+	return float64(time.Since(begin)) / float64(calls.Load())
+}
+
+// ratio compares work with a floor and returns the median of the rounds: each
+// slice of the work lies between two of the floor, because machines drift.
+func ratio(name string, goroutines int, floor, work body) (times, floorNS, workNS float64) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(goroutines))
+	perCall(goroutines, floor)
+	perCall(goroutines, work)
+	var all, floors, works []float64
+	before := perCall(goroutines, floor)
+	for range rounds {
+		ours := perCall(goroutines, work)
+		after := perCall(goroutines, floor)
+		all = append(all, 2*ours/(before+after))
+		floors, works = append(floors, after), append(works, ours)
+		before = after
+	}
+	fmt.Printf("raw %s: ratios %.2f\n", name, all)
+	return median(all), median(floors), median(works)
+}
+
+func median(xs []float64) float64 { return slices.Sorted(slices.Values(xs))[len(xs)/2] }

@@ -804,27 +804,6 @@ func TestReserve_ACommitThatFindsNoRoomStaysCounted(t *testing.T) {
 	})
 }
 
-func TestReserve_NoAllocButTheReservation(t *testing.T) {
-	if underRace {
-		t.Skip("the race detector allocates")
-	}
-	c, _ := spender(t, Config{
-		Sink: entitlementstest.NewSink(), TTL: time.Hour, FlushInterval: time.Hour, DenyTTL: -1, OnUsage: func(UsageLevel) {},
-	}, map[string]Grant{"api": usageGrant(1<<60, 0), "full": usageGrant(10, 10), "switch": {Enabled: true}})
-	handle := c.Customer("c")
-	for code, most := range map[string]float64{"api": 1, "switch": 1, "full": 0, "absent": 0} {
-		feature := c.Feature(code)
-		for what, f := range map[string]func(){
-			"Reserve, Commit":         func() { r, _ := c.Reserve("c", code, 5); r.Commit(3) },
-			"Reserve, Renew, Release": func() { r, _ := c.Reserve("c", code, 5); r.Renew(); r.Release() },
-			"of a handle":             func() { r, _ := handle.Reserve(feature, 5); r.Commit(5) },
-		} {
-			f()
-			require.LessOrEqual(t, testing.AllocsPerRun(300, f), most, "%s: %s", code, what)
-		}
-	}
-}
-
 func TestReserve_TheTTLIsValidated(t *testing.T) {
 	for _, bad := range []time.Duration{-1, -time.Hour, 1, time.Millisecond - 1} {
 		_, err := New(Config{Source: Static(nil), ReservationTTL: bad})

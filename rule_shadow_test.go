@@ -431,26 +431,3 @@ func TestShadow_SetShadowWhileEverybodyAsks(t *testing.T) {
 	require.Equal(t, s.Decisions.Allowed, shadowed+8*300)
 	require.EqualValues(t, s.Usage.Recorded, c.Decide("c", "full").Used-10, "each call that was let through is counted, and no other")
 }
-
-func TestShadow_NoAlloc(t *testing.T) {
-	if underRace {
-		t.Skip("the race detector allocates")
-	}
-	for _, shadow := range [][]string{{"*"}, {"off", "full"}, {"something else"}} {
-		c, _ := spender(t, Config{TTL: time.Hour, DenyTTL: -1, Shadow: shadow}, shadowGrants())
-		handle := c.Customer("c")
-		for _, code := range []string{"on", "off", "full", "api", "absent"} {
-			feature := c.Feature(code)
-			for what, f := range map[string]func(){
-				"Allowed":          func() { c.Allowed("c", code) },
-				"Customer.Allowed": func() { handle.Allowed(feature) },
-				"Decide":           func() { c.Decide("c", code) },
-				"Use":              func() { c.Use("c", code, 1) },
-				"Customer.Use":     func() { handle.Use(feature, 1) },
-			} {
-				f()
-				require.Zero(t, testing.AllocsPerRun(300, f), "%s of %s with %v in shadow mode", what, code, shadow)
-			}
-		}
-	}
-}

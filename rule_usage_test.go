@@ -357,22 +357,6 @@ func TestRule15_AnOverflowingSumLosesNothing(t *testing.T) {
 	}
 }
 
-func TestRule15_TrackNoAlloc(t *testing.T) {
-	src := entitlementstest.NewSource(map[string]map[string]Grant{"cached": {"api": usageGrant(100, 0)}})
-	c := usageClient(t, Config{Source: src, Sink: entitlementstest.NewSink(), FlushInterval: time.Hour, TTL: time.Hour})
-	_, err := c.Resolve(t.Context(), "cached")
-	require.NoError(t, err)
-	handle, feature := c.Customer("cached"), c.Feature("api")
-	for name, f := range map[string]func(){
-		"cached":   func() { c.Track("cached", "api", 1) },
-		"uncached": func() { c.Track("uncached", "api", 1) },
-		"handle":   func() { handle.Track(feature, 1) },
-	} {
-		f()
-		require.Zero(t, testing.AllocsPerRun(500, f), name)
-	}
-}
-
 func TestRule15_TrackNeverBlocksOnAHangingSink(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		release := make(chan struct{})

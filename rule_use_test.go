@@ -1270,40 +1270,6 @@ func TestUse_AfterCloseThePolicyAnswers(t *testing.T) {
 	}
 }
 
-func TestUse_NoAlloc(t *testing.T) {
-	if underRace {
-		t.Skip("the race detector allocates")
-	}
-	soft := usageGrant(10, 10)
-	soft.Soft = true
-	for name, cfg := range map[string]Config{
-		"plain":          {},
-		"levels, shadow": {OnUsage: func(UsageLevel) {}, Shadow: []string{"something"}},
-	} {
-		cfg.Sink, cfg.TTL, cfg.FlushInterval, cfg.DenyTTL = entitlementstest.NewSink(), time.Hour, time.Hour, -1
-		cfg.Aggregations = map[string]Aggregation{"peak": AggregateMax}
-		c, _ := spender(t, cfg, map[string]Grant{
-			"api": usageGrant(1<<60, 0), "other": usageGrant(1<<60, 0), "full": usageGrant(10, 10), "soft": soft, "peak": usageGrant(10, 0), "switch": {Enabled: true},
-		})
-		handle := c.Customer("c")
-		for _, code := range []string{"api", "other", "full", "soft", "peak", "switch", "absent"} {
-			feature := c.Feature(code)
-			for what, f := range map[string]func(){
-				"Use":             func() { c.Use("c", code, 1) },
-				"Customer.Use":    func() { handle.Use(feature, 1) },
-				"Track":           func() { c.Track("c", code, 1) },
-				"Customer.Track":  func() { handle.Track(feature, 1) },
-				"Decide":          func() { c.Decide("c", code) },
-				"Customer.Decide": func() { handle.Decide(feature) },
-				"Allowed":         func() { c.Allowed("c", code) },
-			} {
-				f()
-				require.Zero(t, testing.AllocsPerRun(300, f), "%s: %s of %s", name, what, code)
-			}
-		}
-	}
-}
-
 func TestUseEvent_TravelsAsItsOwnRecord(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		sink := entitlementstest.NewSink()

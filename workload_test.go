@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"iter"
 	"math/rand/v2"
-	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -18,52 +17,26 @@ const (
 	workFeatures = 50
 )
 
-// workload is customers on a few plans, and what is asked of them in which order:
-// the same for us and for the floor, from a fixed seed.
+// workload is customers on a few plans, and what is asked of them in which order,
+// from a fixed seed.
 type workload struct {
 	customers []string
 	features  []string
-	asked     []asked // a power of two of them
-	floor     map[string]*floorPlan
+	asked     []int32 // indexes of customers, a power of two of them
 }
 
-type asked struct{ customer, feature int32 }
-
-// floorPlan is what a service without this library would look up in: a plain map
-// from customer to plan, and in the plan one from feature to bool.
-type floorPlan struct{ features map[string]bool }
-
-// newWorkload asks for customers by Zipf's law with this exponent, or uniformly
-// when it is 0.
-func newWorkload(customers int, zipf float64) *workload {
-	w := &workload{floor: make(map[string]*floorPlan, customers)}
+// newWorkload asks about customers uniformly.
+func newWorkload(customers int) *workload {
+	w := &workload{asked: make([]int32, 1<<20)}
 	for i := range workFeatures {
 		w.features = append(w.features, fmt.Sprintf("feature-%02d", i))
 	}
-	plans := make([]*floorPlan, workPlans)
-	for p := range plans {
-		plans[p] = &floorPlan{features: make(map[string]bool)}
-		for i, f := range w.features {
-			plans[p].features[strings.Clone(f)] = granted(p, i)
-		}
-	}
 	for i := range customers {
-		key := fmt.Sprintf("customer-%07d", i)
-		w.customers = append(w.customers, key)
-		// What a service looks up in was decoded from an answer: its keys are copies,
-		// of customers here and of features above. Requests bring theirs along.
-		w.floor[strings.Clone(key)] = plans[i%workPlans]
+		w.customers = append(w.customers, fmt.Sprintf("customer-%07d", i))
 	}
 	rng := rand.New(rand.NewPCG(1, 2))
-	next := func() int { return rng.IntN(customers) }
-	if zipf > 0 {
-		z := rand.NewZipf(rng, zipf, 1, uint64(customers-1))
-		perm := rng.Perm(customers)
-		next = func() int { return perm[z.Uint64()] }
-	}
-	w.asked = make([]asked, 1<<20)
 	for i := range w.asked {
-		w.asked[i] = asked{int32(next()), int32(rng.IntN(workFeatures))}
+		w.asked[i] = int32(rng.IntN(customers))
 	}
 	return w
 }

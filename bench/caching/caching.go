@@ -29,9 +29,10 @@ type Setup struct {
 // judged is the capacity, in percent, that the bars are for.
 const judged = 10
 
-// Run measures every cache on every trace. Of a row, Figures has "capacity" and
+// Run measures every cache on every trace and passes each row on as soon as those
+// that it is compared with are measured too. Of a row, Figures has "capacity" and
 // "hits", both in percent, and "held", the most customers seen cached at once.
-func Run(s Setup) ([]raw.Row, error) {
+func Run(s Setup, row func(raw.Row)) error {
 	if s.Customers == 0 {
 		s.Customers = 100_000
 	}
@@ -42,17 +43,18 @@ func Run(s Setup) ([]raw.Row, error) {
 		s.Percents = []int{1, 5, judged, 20}
 	}
 	w := workload.New(s.Customers, 0)
-	var rows []raw.Row
 	for _, t := range Traces(s.Customers, s.Accesses) {
 		for _, percent := range s.Percents {
-			measured, err := compare(w, t, percent)
+			rows, err := compare(w, t, percent)
 			if err != nil {
-				return rows, err
+				return err
 			}
-			rows = append(rows, measured...)
+			for _, r := range rows {
+				row(r)
+			}
 		}
 	}
-	return rows, nil
+	return nil
 }
 
 // compare is the rows of one trace and one capacity.

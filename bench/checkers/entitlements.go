@@ -15,9 +15,9 @@ type library struct {
 }
 
 func newLibrary(w *workload.Workload) (Checker, error) {
-	// Nothing is refreshed while checks are measured: caches that are filled once
-	// do nothing in the background either.
-	client, err := w.Warm(context.Background(), entitlements.Config{TTL: time.Hour, MaxStale: 2 * time.Hour})
+	// Nothing is refreshed while checks are measured, nor after a denial: caches that
+	// are filled once do nothing in the background either.
+	client, err := w.Warm(context.Background(), entitlements.Config{TTL: time.Hour, MaxStale: 2 * time.Hour, DenyTTL: -1})
 	if err != nil {
 		return nil, err
 	}

@@ -93,11 +93,11 @@ var metered = []string{"api-calls", "messages", "tokens"}
 // refreshed by TTL, and a sink that takes all at once.
 func newClient(w *workload.Workload, ttl time.Duration) (*entitlements.Client, error) {
 	source := w.Source()
-	source.Metered = func(_ int, features map[string]entitlements.Grant) {
-		for _, code := range metered {
-			features[code] = entitlements.Grant{Enabled: true, Kind: entitlements.KindMetered, Limit: entitlements.Unlimited}
-		}
+	meters := make(map[string]entitlements.Grant)
+	for _, code := range metered {
+		meters[code] = entitlements.Grant{Enabled: true, Kind: entitlements.KindMetered, Limit: entitlements.Unlimited}
 	}
+	source.Grant(meters, workload.Everybody)
 	return w.Warm(context.Background(), entitlements.Config{
 		Source:     source,
 		Sink:       entitlements.SinkFunc(func(context.Context, entitlements.Batch) error { return nil }),

@@ -9,7 +9,6 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
-	"testing"
 	"time"
 )
 
@@ -20,46 +19,68 @@ type Work func(i int) bool
 // Setup says how long and how often is measured. Its zero value is what the
 // published numbers use.
 type Setup struct {
-	// Cores is GOMAXPROCS and the number of goroutines. Defaults to 1.
+	// Cores is how many goroutines call the work at once. Defaults to 1.
 	Cores int
-	// FloorCores is that of the floor. Defaults to Cores.
+	// FloorCores is how many call the floor. Defaults to Cores.
 	FloorCores int
+	// Procs is GOMAXPROCS meanwhile. Defaults to the larger of both.
+	Procs int
 	// Rounds defaults to 25.
 	Rounds int
 	// Slice is how long one slice lasts. Defaults to 50 ms.
 	Slice time.Duration
+	// Beside, when set, runs during each slice of the work and during none of the
+	// floor: on a goroutine of its own, until stop is closed. The slice is over when
+	// it has returned.
+	Beside func(stop <-chan struct{})
 }
 
 // Result is what was measured.
 type Result struct {
 	Ratios         []float64 // of each round, in order
 	Q1, Median, Q3 float64   // of Ratios
-	NS, FloorNS    float64   // medians: what one call took one goroutine
+	// NS and FloorNS are medians of the nanoseconds a call: wall time divided by the
+	// calls of all goroutines, as `go test -bench` has it.
+	NS, FloorNS float64
 }
 
 // Measure compares work with floor. It changes GOMAXPROCS while it runs.
 func (s Setup) Measure(floor, work Work) Result {
-	if s.Cores == 0 {
-		s.Cores = 1
+	s = s.withDefaults()
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(s.Procs))
+	return s.compare(
+		func() float64 { return s.slice(s.FloorCores, floor) },
+		func() float64 { return s.workSlice(work) },
+	)
+}
+
+func (s Setup) withDefaults() Setup {
+	def := func(field *int, value int) {
+		if *field == 0 {
+			*field = value
+		}
 	}
-	if s.FloorCores == 0 {
-		s.FloorCores = s.Cores
-	}
-	if s.Rounds == 0 {
-		s.Rounds = 25
-	}
+	def(&s.Cores, 1)
+	def(&s.FloorCores, s.Cores)
+	def(&s.Procs, max(s.Cores, s.FloorCores))
+	def(&s.Rounds, 25)
 	if s.Slice == 0 {
 		s.Slice = 50 * time.Millisecond
 	}
-	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(max(s.Cores, s.FloorCores)))
-	s.slice(s.FloorCores, floor)
-	s.slice(s.Cores, work)
+	return s
+}
+
+// compare takes the rounds, after a slice of each that warms up. Both return the
+// nanoseconds of a call.
+func (s Setup) compare(floor, work func() float64) Result {
+	floor()
+	work()
 	var r Result
 	var floors, works []float64
-	before := s.slice(s.FloorCores, floor)
+	before := floor()
 	for range s.Rounds {
-		ours := s.slice(s.Cores, work)
-		after := s.slice(s.FloorCores, floor)
+		ours := work()
+		after := floor()
 		r.Ratios = append(r.Ratios, 2*ours/(before+after))
 		floors, works = append(floors, after), append(works, ours)
 		before = after
@@ -70,8 +91,21 @@ func (s Setup) Measure(floor, work Work) Result {
 	return r
 }
 
+// workSlice is a slice of the work, with what runs beside it.
+func (s Setup) workSlice(work Work) float64 {
+	if s.Beside == nil {
+		return s.slice(s.Cores, work)
+	}
+	stop := make(chan struct{})
+	var beside sync.WaitGroup
+	beside.Go(func() { s.Beside(stop) })
+	defer beside.Wait()
+	defer close(stop)
+	return s.slice(s.Cores, work)
+}
+
 // slice runs work on some goroutines for a slice of time and returns the
-// nanoseconds that a call took one of them.
+// nanoseconds of a call.
 func (s Setup) slice(goroutines int, work Work) float64 {
 	var wg sync.WaitGroup
 	var calls, kept atomic.Int64
@@ -81,7 +115,8 @@ func (s Setup) slice(goroutines int, work Work) float64 {
 			// Goroutines ask in the same order, each from a place of its own.
 			first := g * 104_729
 			i, n := first, int64(0)
-			for time.Since(begin) < s.Slice {
+			// Who starts late, on a busy machine, still calls: none would take no time.
+			for i == first || time.Since(begin) < s.Slice {
 				for range 256 {
 					if work(i) {
 						n++
@@ -97,13 +132,23 @@ func (s Setup) slice(goroutines int, work Work) float64 {
 	if kept.Load() < 0 {
 		panic("unreachable: keeps the results alive")
 	}
-	return float64(time.Since(begin)) * float64(goroutines) / float64(calls.Load())
+	return float64(time.Since(begin)) / float64(calls.Load())
 }
 
-// Allocs returns the allocations of a call of work, on average.
-func Allocs(work Work) float64 {
-	i := 0
-	return testing.AllocsPerRun(10_000, func() { work(i); i++ })
+// Allocs returns the allocations of a call of work and their bytes: whole ones on
+// average, as `go test -bench` has it, so that what the background allocates now
+// and then does not count.
+func Allocs(work Work) (allocs, bytes float64) {
+	const calls = 10_000
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+	work(0)
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	for i := range calls {
+		work(i)
+	}
+	runtime.ReadMemStats(&after)
+	return float64((after.Mallocs - before.Mallocs) / calls), float64((after.TotalAlloc - before.TotalAlloc) / calls)
 }
 
 // Quartiles returns the three of xs, which must not be empty.

@@ -36,14 +36,17 @@ type Row struct {
 	Cores   int    `json:"cores,omitempty"`
 
 	// Of a paired measurement: each round's ratio, their quartiles, the medians
-	// of what a call took and of what one of the floor took.
+	// of what a call took and of what one of the floor took. Nanoseconds are wall
+	// time divided by the calls of all goroutines.
 	Ratios  []float64 `json:"ratios,omitempty"`
 	Q1      float64   `json:"q1,omitempty"`
 	Median  float64   `json:"median,omitempty"`
 	Q3      float64   `json:"q3,omitempty"`
 	NS      float64   `json:"ns,omitempty"`
 	FloorNS float64   `json:"floor_ns,omitempty"`
+	To      string    `json:"to,omitempty"`     // what the ratios are to; "" is the floor
 	Allocs  *float64  `json:"allocs,omitempty"` // a call
+	Bytes   *float64  `json:"bytes,omitempty"`  // allocated a call
 
 	// Figures is what else there is to say, by name: "delivered", "p99" …
 	Figures map[string]float64 `json:"figures,omitempty"`

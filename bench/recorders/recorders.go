@@ -3,7 +3,8 @@
 // interface and sending to a server on loopback that counts what arrives.
 //
 // Every peer is set up as its documentation recommends for production. Defaults
-// stay, and what is set says why.
+// stay, and what is set says why. This library sends as its Paylera adapter does,
+// with that API's limit on the rate lifted: a comparison would measure the limit.
 package recorders
 
 import (

@@ -31,7 +31,7 @@ type Setup struct {
 // Outcome is what became of a Run. Calls = Delivered + Told + Lost.
 type Outcome struct {
 	Calls   int64
-	NS      float64       // that a call took its goroutine, the look-up of the question included
+	NS      float64       // wall time divided by the calls of all goroutines, the look-up of the question included
 	Longest time.Duration // of the calls that were timed: one in 64
 	Ending  time.Duration // of Flush, of at most 30 s, and Close
 
@@ -118,26 +118,25 @@ func (s Setup) withDefaults() (Setup, error) {
 // load calls Record flat out.
 func (s Setup) load(ctx context.Context, r Recorder, w *workload.Workload) Outcome {
 	var wg sync.WaitGroup
-	var mu sync.Mutex // guards the two below
+	var mu sync.Mutex // guards o
 	var o Outcome
-	var spent time.Duration
+	begin := time.Now()
 	for g := range s.Goroutines {
 		wg.Go(func() {
 			// Goroutines ask in the same order, each from a place of its own.
-			calls, took, longest := s.loadOne(ctx, r, w, g*104_729)
+			calls, longest := s.loadOne(ctx, r, w, g*104_729)
 			mu.Lock()
 			defer mu.Unlock()
 			o.Calls += calls
 			o.Longest = max(o.Longest, longest)
-			spent += took
 		})
 	}
 	wg.Wait()
-	o.NS = float64(spent) / float64(o.Calls)
+	o.NS = float64(time.Since(begin)) / float64(o.Calls)
 	return o
 }
 
-func (s Setup) loadOne(ctx context.Context, r Recorder, w *workload.Workload, first int) (calls int64, took, longest time.Duration) {
+func (s Setup) loadOne(ctx context.Context, r Recorder, w *workload.Workload, first int) (calls int64, longest time.Duration) {
 	begin := time.Now()
 	for i := first; ; {
 		before := time.Now()
@@ -145,8 +144,8 @@ func (s Setup) loadOne(ctx context.Context, r Recorder, w *workload.Workload, fi
 		after := time.Now()
 		i++
 		longest = max(longest, after.Sub(before))
-		if took = after.Sub(begin); took >= s.For || ctx.Err() != nil {
-			return int64(i - first), took, longest
+		if after.Sub(begin) >= s.For || ctx.Err() != nil {
+			return int64(i - first), longest
 		}
 		for range timedOneIn - 1 {
 			r.Record(w.Ask(i))

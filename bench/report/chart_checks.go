@@ -11,6 +11,7 @@ import (
 	"gonum.org/v1/plot/vg/draw"
 
 	"github.com/entitlements-go/entitlements/bench/raw"
+	"github.com/entitlements-go/entitlements/bench/text"
 )
 
 // charted is the workload of checks.svg.
@@ -66,7 +67,7 @@ func ratioTicks(powers float64) []plot.Tick {
 			x := decade * digit
 			label := fmt.Sprintf("%.2g", x)
 			if x >= 1 {
-				label = count(x)
+				label = text.Count(x)
 			}
 			ticks = append(ticks, plot.Tick{Value: math.Log10(x), Label: label})
 		}
@@ -103,7 +104,7 @@ func (b ratioBars) Plot(c draw.Canvas, p *plot.Plot) {
 	for i, r := range b.rows {
 		y := toY(float64(i))
 		fill := muted
-		if r.Who == b.ours {
+		if strings.HasPrefix(r.Who, b.ours) { // its handles too
 			fill = inks[0]
 		}
 		x0, x1 := toX(1), toX(r.Median)
@@ -116,7 +117,7 @@ func (b ratioBars) Plot(c draw.Canvas, p *plot.Plot) {
 		if r.Median < 1 {
 			number.XAlign, at = draw.XRight, min(x1, toX(min(r.Q1, r.Median)))-4
 		}
-		c.FillText(number, vg.Point{X: at, Y: y + 1}, times(r.Median))
+		c.FillText(number, vg.Point{X: at, Y: y + 1}, text.Times(r.Median))
 	}
 	c.StrokeLine2(draw.LineStyle{Color: ink, Width: 1}, toX(1), c.Min.Y, toX(1), c.Max.Y)
 }

@@ -13,6 +13,7 @@ import (
 	"gonum.org/v1/plot/vg/draw"
 
 	"github.com/entitlements-go/entitlements/bench/raw"
+	"github.com/entitlements-go/entitlements/bench/text"
 )
 
 // reference is how what the others are measured by is drawn.
@@ -81,7 +82,7 @@ func hitRatioChart(rows []raw.Row) (drawing, bool) {
 func capacityTicks(rows []raw.Row) plot.ConstantTicks {
 	var ticks plot.ConstantTicks
 	for _, r := range rows {
-		tick := plot.Tick{Value: r.Figures["capacity"], Label: figure(r.Figures["capacity"])}
+		tick := plot.Tick{Value: r.Figures["capacity"], Label: text.Figure(r.Figures["capacity"])}
 		if !slices.Contains(ticks, tick) {
 			ticks = append(ticks, tick)
 		}

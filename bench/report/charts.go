@@ -22,17 +22,21 @@ type drawing struct {
 	draw          func(draw.Canvas)
 }
 
+// allCharts are what can be drawn. make returns false when there are no rows for it.
+var allCharts = []struct {
+	path string // below the root
+	alt  string // what it shows, in README.md
+	make func([]raw.Row) (drawing, bool)
+}{
+	{"docs/img/checks.svg", "A check, by peer", checksChart},
+	{"docs/img/hitratio.svg", "Hits by capacity of the cache, by trace and peer", hitRatioChart},
+	{"docs/img/latency.svg", "Percentiles of the latency of a call", latencyChart},
+}
+
 // charts are the files of all charts that there are rows for.
 func charts(rows []raw.Row) ([]file, error) {
 	var files []file
-	for _, c := range []struct {
-		path string
-		make func([]raw.Row) (drawing, bool)
-	}{
-		{"docs/img/checks.svg", checksChart},
-		{"docs/img/hitratio.svg", hitRatioChart},
-		{"docs/img/latency.svg", latencyChart},
-	} {
+	for _, c := range allCharts {
 		d, ok := c.make(rows)
 		if !ok {
 			continue

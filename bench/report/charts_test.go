@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/entitlements-go/entitlements/bench/raw"
+	"github.com/entitlements-go/entitlements/bench/text"
 )
 
 func everySuite() []raw.Row {
@@ -20,7 +21,7 @@ func everySuite() []raw.Row {
 	}
 	hits := func(trace, who string, capacity, hits float64) raw.Row {
 		return raw.Row{
-			Suite: "caching", Work: trace + ", capacity " + count(capacity) + " %", Who: who,
+			Suite: "caching", Work: trace + ", capacity " + text.Count(capacity) + " %", Who: who,
 			Figures: map[string]float64{"capacity": capacity, "hits": hits},
 		}
 	}
@@ -87,7 +88,7 @@ func TestTicksDoNotTouch(t *testing.T) {
 	files, err := charts(append(everySuite(), wide))
 	require.NoError(t, err)
 	for _, f := range files {
-		var last text
+		var last label
 		for _, x := range decode(t, f.content) {
 			if x.Y == last.Y {
 				require.Greater(t, x.X-last.X, 5*float64(len([]rune(last.Text))), "%s: %q and %q", f.path, last.Text, x.Text)
@@ -103,15 +104,15 @@ func TestNoRowsNoChart(t *testing.T) {
 	require.Empty(t, files)
 }
 
-// text is one of a chart.
-type text struct {
+// label is a text of a chart.
+type label struct {
 	X, Y float64
 	Text string
 }
 
-func decode(t *testing.T, svg []byte) []text {
+func decode(t *testing.T, svg []byte) []label {
 	t.Helper()
-	var texts []text
+	var texts []label
 	in := false
 	dec := xml.NewDecoder(strings.NewReader(string(svg)))
 	for {
@@ -123,7 +124,7 @@ func decode(t *testing.T, svg []byte) []text {
 		switch x := token.(type) {
 		case xml.StartElement:
 			if in = x.Name.Local == "text"; in {
-				texts = append(texts, text{X: attribute(t, x, "x"), Y: attribute(t, x, "y")})
+				texts = append(texts, label{X: attribute(t, x, "x"), Y: attribute(t, x, "y")})
 			}
 		case xml.EndElement:
 			in = false

@@ -42,15 +42,18 @@ func run(root string, check bool, out io.Writer) error {
 		return err
 	}
 	readme := filepath.Join(root, "README.md")
-	text, err := os.ReadFile(readme)
+	content, err := os.ReadFile(readme)
 	if err != nil {
 		return err
 	}
-	spliced, err := splice(string(text), tables(r))
+	page, err := speedBlock.splice(string(content), speedText(r))
+	if err == nil {
+		page, err = barsBlock.splice(page, barsText(r))
+	}
 	if err != nil {
 		return fmt.Errorf("%s: %w", readme, err)
 	}
-	files = append(files, file{"README.md", []byte(spliced)})
+	files = append(files, file{"README.md", []byte(page)})
 	if check {
 		return compare(root, files)
 	}

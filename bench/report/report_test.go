@@ -13,23 +13,27 @@ import (
 	"github.com/entitlements-go/entitlements/bench/raw"
 )
 
-const page = "# Title\n\n" + beginMarker + "\nold\n" + endMarker + "\n\nThe end.\n"
+const (
+	begin, end = "<!-- bench:begin -->", "<!-- bench:end -->"
+	page       = "# Title\n\n" + begin + "\nold\n" + end + "\n\nMore.\n\n<!-- bars -->\n<!-- /bars -->\n\nThe end.\n"
+)
 
 func TestSplice(t *testing.T) {
-	got, err := splice(page, "\nnew\n\n")
+	const readme = "# Title\n\n" + begin + "\nold\n" + end + "\n\nThe end.\n"
+	got, err := speedBlock.splice(readme, "\nnew\n\n")
 	require.NoError(t, err)
-	require.Equal(t, "# Title\n\n"+beginMarker+"\nnew\n"+endMarker+"\n\nThe end.\n", got)
-	again, err := splice(got, "new")
+	require.Equal(t, "# Title\n\n"+begin+"\nnew\n"+end+"\n\nThe end.\n", got)
+	again, err := speedBlock.splice(got, "new")
 	require.NoError(t, err)
 	require.Equal(t, got, again)
 
 	for _, tc := range []struct{ readme, err string }{
 		{"no markers", "marker <!-- bench:begin --> must be there once, is there 0 times"},
-		{beginMarker, "marker <!-- bench:end --> must be there once, is there 0 times"},
-		{page + endMarker, "marker <!-- bench:end --> must be there once, is there 2 times"},
-		{endMarker + beginMarker, "marker <!-- bench:end --> must come after <!-- bench:begin -->"},
+		{begin, "marker <!-- bench:end --> must be there once, is there 0 times"},
+		{readme + end, "marker <!-- bench:end --> must be there once, is there 2 times"},
+		{end + begin, "marker <!-- bench:end --> must come after <!-- bench:begin -->"},
 	} {
-		_, err := splice(tc.readme, "new")
+		_, err := speedBlock.splice(tc.readme, "new")
 		require.EqualError(t, err, tc.err)
 	}
 }
@@ -47,7 +51,9 @@ func TestRunWritesAndChecks(t *testing.T) {
 	require.Equal(t, "docs/img/checks.svg\ndocs/img/hitratio.svg\ndocs/img/latency.svg\nREADME.md\n", out.String())
 	require.NoError(t, run(root, true, &out))
 	readme := content(t, root, "README.md")
-	require.Contains(t, readme, "\n| Allowed | ≤ 1.60 × floor | 1.09 × | pass |\n")
+	speed, work, _ := strings.Cut(readme, end)
+	require.Contains(t, work, "\n| Allowed | ≤ 1.60 × floor | 1.09 × | pass |\n")
+	require.Contains(t, speed, "\n![Hits by capacity of the cache, by trace and peer](docs/img/hitratio.svg)\n")
 	require.True(t, strings.HasPrefix(readme, "# Title\n") && strings.HasSuffix(readme, "\nThe end.\n"))
 
 	out.Reset()
@@ -82,11 +88,11 @@ func TestReadResults(t *testing.T) {
 	dir := t.TempDir()
 	_, err := readResults(dir)
 	require.ErrorIs(t, err, os.ErrNotExist, "no results at all")
-	put(t, dir, "b.jsonl", "{\"cpus\":2}\n{\"suite\":\"b\"}\n")
-	put(t, dir, "a.jsonl", "{\"cpus\":1}\n{\"suite\":\"a\"}\n")
+	put(t, dir, "checks.jsonl", "{\"cpus\":2}\n{\"suite\":\"checks\"}\n")
+	put(t, dir, "b.jsonl", "{\"cpus\":1}\n{\"suite\":\"b\"}\n{\"suite\":\"memory\"}\n")
 	r, err := readResults(dir)
 	require.NoError(t, err, "bars.txt may be missing")
-	require.Equal(t, []raw.Row{{Suite: "a"}, {Suite: "b"}}, r.rows)
+	require.Equal(t, []raw.Row{{Suite: "checks"}, {Suite: "memory"}, {Suite: "b"}}, r.rows, "in a reader's order, unknown ones last")
 	require.Equal(t, []raw.Header{{CPUs: 1}, {CPUs: 2}}, r.headers)
 	put(t, dir, "b.jsonl", "{}\n{\"suite\":")
 	_, err = readResults(dir)
@@ -117,7 +123,7 @@ PASS
 	require.EqualError(t, err, `line 2 has the verdict "maybe", must be "pass" or "FAIL"`)
 }
 
-func TestTables(t *testing.T) {
+func TestSpeedText(t *testing.T) {
 	allocs := 1.5
 	h := raw.Header{
 		Command: "go run ./bench/speed", Time: time.Date(2026, 11, 21, 23, 0, 0, 0, time.UTC),
@@ -125,68 +131,71 @@ func TestTables(t *testing.T) {
 	}
 	other := h
 	other.Command, other.Time = "go run ./bench/caching", h.Time.AddDate(0, 0, 1)
-	ours := raw.Row{Suite: "checks", Work: "10 000 customers", Who: "entitlements", Cores: 1, Q1: 1.02, Median: 1.09, Q3: 1.15, NS: 73.7, FloorNS: 67.2, Allocs: &allocs}
+	ours := raw.Row{Suite: "checks", Work: "10 000 customers, uniform", Who: "entitlements", Cores: 1, Q1: 1.02, Median: 1.09, Q3: 1.15, NS: 73.7, FloorNS: 67.2, Allocs: &allocs}
 	ours.Judge("≤ 1.60 × floor", true)
-	slow := raw.Row{Suite: "checks", Work: "10 000 customers", Who: "flags", Version: "v1.2.3", Cores: 1, Q1: 9.996, Median: 24.95, Q3: 1234}
-	alone := raw.Row{Suite: "checks", Work: "1 000 000 customers", Who: "entitlements", Cores: 2, Q1: 1, Median: 1.3, Q3: 1.4}
+	slow := raw.Row{Suite: "checks", Work: "10 000 customers, uniform", Who: "flags", Version: "v1.2.3", Cores: 1, Q1: 9.996, Median: 24.95, Q3: 1234}
+	hot := raw.Row{Suite: "checks", Work: "10 000 customers, one hot", Who: "flags", Version: "v1.2.3", Cores: 1, Q1: 1, Median: 2, Q3: 3}
+	alone := raw.Row{Suite: "checks", Work: "1 000 000 customers, uniform", Who: "entitlements", Cores: 2, Q1: 1, Median: 1.3, Q3: 1.4}
 	recorded := raw.Row{Suite: "recorders", Work: "500 000 cells", Who: "channel", Version: "go1.26.8", Figures: map[string]float64{
-		"calls": 1_000_000, "delivered": 999_999, "told": 0, "lost": 1, "requests": 1970, "ns": 12_376.6,
+		"calls": 1_000_000, "delivered": 999_999, "told": 0, "lost": 1, "requests": 1970, "ns": 12_376.6, "bytes": 1_250_000,
 	}}
 	hits := raw.Row{Suite: "caching", Work: "churn, capacity 10 %", Who: "entitlements", Figures: map[string]float64{"hits": 70.88}}
 	hits.Judge("≥ best peer − 3 points", false)
 
-	require.Equal(t, "Xeon, 2 CPUs, linux/amd64, go1.26.8 · 2026-11-21; 2026-11-22 · `go run ./bench/speed`; `go run ./bench/caching` · bars: linux/amd64, `make bench`"+`
+	took := raw.Row{Suite: "latency", Work: "a load", Who: "Allowed", Figures: map[string]float64{"p50": 120, "p99": 2400, "p99.9": 1e6, "max": 2e6}}
+
+	r := results{headers: []raw.Header{h, other}, rows: []raw.Row{ours, slow, hot, alone, hits, recorded, took}}
+	require.Equal(t, how+`
+
+Xeon, 2 CPUs, linux/amd64, go1.26.8 · 2026-11-21; 2026-11-22 · `+"`go run ./bench/speed`; `go run ./bench/caching`"+` · [raw results](bench/results)
+
+| work | bar | measured |  |
+|---|---|---|---|
+| checks: 10 000 customers, uniform, 1 core | ≤ 1.60 × floor | 1.09 × (73.7 ns, floor 67.2 ns), 1.5 allocs | pass |
+| caching: churn, capacity 10 % | ≥ best peer − 3 points | 70.9 % hits | **FAIL** |
+
+A check, 10 000 customers, in times the floor: the median, and in brackets the quartiles.
+
+|  | uniform, 1 core | one hot, 1 core |
+|---|---:|---:|
+| entitlements | 1.09 (1.02–1.15) | – |
+| flags v1.2.3 | 24.9 (10.0–1 234) | 2.00 (1.00–3.00) |
+
+A check, 1 000 000 customers, in times the floor: the median, and in brackets the quartiles.
+
+|  | uniform, 2 cores |
+|---|---:|
+| entitlements | 1.30 (1.00–1.40) |
+
+Usage, recorded flat out and counted at the server that it is sent to. `+"`entitlements`"+` sends as its Paylera adapter does, without that API's limit on the rate: else the limit would be measured.
+
+500 000 cells:
+
+|  | ns/call | delivered | told of | silently lost | requests | MB sent |
+|---|---:|---:|---:|---:|---:|---:|
+| channel go1.26.8 | 12 377 | 99.99 % | 0 | 1 | 1 970 | 1.25 |
+
+Latency: a load.
+
+|  | p50 | p99 | p99.9 | max |
+|---|---:|---:|---:|---:|
+| Allowed | 120ns | 2.4µs | 1ms | 2ms |
+
+![A check, by peer](docs/img/checks.svg)
+
+![Hits by capacity of the cache, by trace and peer](docs/img/hitratio.svg)
+
+![Percentiles of the latency of a call](docs/img/latency.svg)
+`, speedText(r))
+}
+
+func TestBarsText(t *testing.T) {
+	require.Equal(t, "linux/amd64, 2 CPUs · `make bench` · [raw output](bench/results/bars.txt)"+`
 
 | work | bar | measured |  |
 |---|---|---|---|
 | New | ≤ 1 s | 2 s | **FAIL** |
-| checks: 10 000 customers, 1 core | ≤ 1.60 × floor | 1.09 × (73.7 ns, floor 67.2 ns), 1.5 allocs | pass |
-| caching: churn, capacity 10 % | ≥ best peer − 3 points | 70.9 % hits | **FAIL** |
-
-### Side by side
-
-A check, in times the floor: the median, and in brackets the quartiles.
-
-|  | 10 000 customers, 1 core | 1 000 000 customers, 2 cores |
-|---|---:|---:|
-| entitlements | 1.09 (1.02–1.15) | 1.30 (1.00–1.40) |
-| flags v1.2.3 | 24.9 (10.0–1 234) | – |
-
-Usage recorded: 500 000 cells.
-
-|  | ns/call | delivered | told of | silently lost | requests |
-|---|---:|---:|---:|---:|---:|
-| channel go1.26.8 | 12 377 | 99.99 % | 0 | 1 | 1 970 |
-`, tables(results{[]raw.Header{h, other}, []raw.Row{ours, slow, alone, recorded, hits}, []bar{{"New", "≤ 1 s", "2 s", failed}}, "linux/amd64"}))
-}
-
-func TestMeasured(t *testing.T) {
-	for _, tc := range []struct {
-		row  raw.Row
-		want string
-	}{
-		{
-			raw.Row{Suite: "recorders", Figures: map[string]float64{"calls": 1e6, "delivered": 20, "told": 5, "lost": 999_975, "ns": 6}},
-			"6 ns/call, < 0.01 % delivered, 5 told of, 999 975 silently lost",
-		},
-		{
-			raw.Row{Suite: "latency", Figures: map[string]float64{"p50": 123, "p99": 1234, "p99.9": 98_765_432, "max": 2e9}},
-			"p50 123ns, p99 1.23µs, p99.9 98.8ms, max 2s",
-		},
-		{raw.Row{Suite: "memory", Figures: map[string]float64{"bytes": 12_345, "a share": 0.12345}}, "a share 0.123, bytes 12 345"},
-	} {
-		require.Equal(t, tc.want, measured(tc.row))
-	}
-}
-
-func TestNumbers(t *testing.T) {
-	for want, got := range map[string]string{
-		"100 %": percent(3, 3), "0 %": percent(0, 3), "33.33 %": percent(1, 3), "99.99 %": percent(99_999, 100_000), "–": percent(0, 0),
-		"0": count(0.4), "999": count(999), "1 000": count(999.6), "12 345 678": count(12_345_678), "−1 234": count(-1234),
-		"9.99": times(9.99), "10.0": times(9.999), "99.9": times(99.94), "100": times(99.96),
-	} {
-		require.Equal(t, want, got)
-	}
+`, barsText(results{bars: []bar{{"New", "≤ 1 s", "2 s", failed}}, machine: "linux/amd64, 2 CPUs"}))
 }
 
 // repository is a directory with results of every suite, and this README.md.

@@ -9,9 +9,11 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/entitlements-go/entitlements/bench/raw"
+	"github.com/entitlements-go/entitlements/bench/text"
 )
 
 // results is all that was measured.
@@ -30,8 +32,8 @@ const (
 	failed = "FAIL"
 )
 
-// readResults reads the files of rows, in the order of their names, and bars.txt.
-// Either may be missing, not both.
+// readResults reads the files of rows, suite by suite, and bars.txt. Either may be
+// missing, not both.
 func readResults(dir string) (results, error) {
 	var r results
 	paths, err := filepath.Glob(filepath.Join(dir, "*.jsonl"))
@@ -47,6 +49,7 @@ func readResults(dir string) (results, error) {
 			return r, err
 		}
 	}
+	slices.SortStableFunc(r.rows, bySuite)
 	err = readFile(filepath.Join(dir, "bars.txt"), func(f io.Reader) (err error) {
 		r.machine, r.bars, err = parseBars(f)
 		return err
@@ -102,6 +105,19 @@ func parseBars(r io.Reader) (machine string, bars []bar, err error) {
 	return machine, bars, lines.Err()
 }
 
+// suites are in the order in which a reader wants them. Others come last.
+var suites = []string{"checks", "reads", "usage", "memory", "caching", "recorders", "latency"}
+
+func bySuite(a, b raw.Row) int {
+	place := func(r raw.Row) int {
+		if i := slices.Index(suites, r.Suite); i >= 0 {
+			return i
+		}
+		return len(suites)
+	}
+	return place(a) - place(b)
+}
+
 // judged are the rows that have a bar.
 func judged(rows []raw.Row) []bar {
 	var bars []bar
@@ -109,16 +125,7 @@ func judged(rows []raw.Row) []bar {
 		if r.Bar == "" {
 			continue
 		}
-		b := bar{work: r.Work, bar: r.Bar, measured: measured(r), verdict: "–"}
-		if r.Who != "" && r.Who != "entitlements" {
-			b.work = r.Who + ", " + b.work
-		}
-		if r.Suite != "" {
-			b.work = r.Suite + ": " + b.work
-		}
-		if r.Cores > 0 {
-			b.work += ", " + cores(r.Cores)
-		}
+		b := bar{work: r.Suite + ": " + text.Title(r), bar: r.Bar, measured: text.Measured(r), verdict: "–"}
 		if r.Pass != nil {
 			b.verdict = failed
 			if *r.Pass {

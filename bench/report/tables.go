@@ -6,46 +6,58 @@ import (
 	"strings"
 
 	"github.com/entitlements-go/entitlements/bench/raw"
+	"github.com/entitlements-go/entitlements/bench/text"
 )
 
-// tables is what stands in README.md.
-func tables(r results) string {
+// how says what the numbers are.
+const how = "The floor is a look-up of the same keys in a plain `map[string]*plan`, and in the plan's `map[string]bool`: what a " +
+	"service would do without a library. Each slice of the work lies between two slices of the floor; a ratio is the median of the " +
+	"rounds. ns are wall time divided by the calls of all goroutines."
+
+// speedText is what README.md has of the rows.
+func speedText(r results) string {
 	var b strings.Builder
-	if line := provenance(r); line != "" {
-		fmt.Fprintf(&b, "%s\n\n", line)
+	if line := provenance(r.headers); line != "" {
+		fmt.Fprintf(&b, "%s\n\n%s\n\n", how, line)
 	}
-	barTable(&b, slices.Concat(r.bars, judged(r.rows)))
-	checks, recorders := ofSuite(r.rows, "checks"), ofSuite(r.rows, "recorders")
-	if len(checks)+len(recorders) > 0 {
-		fmt.Fprint(&b, "\n### Side by side\n")
-	}
-	if len(checks) > 0 {
-		fmt.Fprint(&b, "\nA check, in times the floor: the median, and in brackets the quartiles.\n\n")
-		checkTable(&b, checks)
-	}
-	for _, work := range distinct(recorders, func(r raw.Row) string { return r.Work }) {
-		fmt.Fprintf(&b, "\nUsage recorded: %s.\n\n", work)
-		recorderTable(&b, recorders, work)
+	barTable(&b, judged(r.rows))
+	checkTables(&b, ofSuite(r.rows, "checks"))
+	recorderTables(&b, ofSuite(r.rows, "recorders"))
+	latencyTable(&b, ofSuite(r.rows, "latency"))
+	for _, c := range allCharts {
+		if _, ok := c.make(r.rows); ok {
+			fmt.Fprintf(&b, "\n![%s](%s)\n", c.alt, c.path)
+		}
 	}
 	return b.String()
 }
 
+// barsText is what README.md has of bars.txt.
+func barsText(r results) string {
+	var b strings.Builder
+	if r.machine != "" {
+		fmt.Fprintf(&b, "%s · `make bench` · [raw output](bench/results/bars.txt)\n\n", r.machine)
+	}
+	barTable(&b, r.bars)
+	return b.String()
+}
+
 // provenance says where, when and by which commands it was measured.
-func provenance(r results) string {
+func provenance(headers []raw.Header) string {
 	var machines, dates, commands []string
-	for _, h := range r.headers {
+	for _, h := range headers {
 		machines = append(machines, fmt.Sprintf("%s, %d CPUs, %s/%s, %s", h.CPU, h.CPUs, h.OS, h.Arch, h.Go))
 		dates = append(dates, h.Time.UTC().Format("2006-01-02"))
 		commands = append(commands, "`"+h.Command+"`")
 	}
 	var parts []string
 	for _, all := range [][]string{machines, dates, commands} {
-		if all = unique(all); len(all) > 0 {
-			parts = append(parts, strings.Join(all, "; "))
+		if len(all) > 0 {
+			parts = append(parts, strings.Join(unique(all), "; "))
 		}
 	}
-	if r.machine != "" {
-		parts = append(parts, fmt.Sprintf("bars: %s, `make bench`", r.machine))
+	if len(parts) > 0 {
+		parts = append(parts, "[raw results](bench/results)")
 	}
 	return strings.Join(parts, " · ")
 }
@@ -65,37 +77,74 @@ func barTable(b *strings.Builder, bars []bar) {
 	}
 }
 
-// checkTable has a line for each peer and a column for each workload.
-func checkTable(b *strings.Builder, rows []raw.Row) {
-	column := func(r raw.Row) string { return r.Work + ", " + cores(r.Cores) }
-	columns := distinct(rows, column)
-	row(b, append([]string{""}, columns...)...)
-	rule(b, len(columns)+1, 1)
-	for _, who := range distinct(rows, named) {
-		cells := []string{who}
-		for _, c := range columns {
-			cell := "–"
-			for _, r := range rows {
-				if named(r) == who && column(r) == c {
-					cell = fmt.Sprintf("%s (%s–%s)", times(r.Median), times(r.Q1), times(r.Q3))
+// checkTables are one for each number of customers: a line for each peer and a
+// column for each workload.
+func checkTables(b *strings.Builder, rows []raw.Row) {
+	customers := func(r raw.Row) string { size, _, _ := strings.Cut(r.Work, ","); return size }
+	column := func(r raw.Row) string {
+		_, shape, _ := strings.Cut(r.Work+", "+text.Cores(r.Cores), ", ")
+		return shape
+	}
+	for _, size := range distinct(rows, customers) {
+		fmt.Fprintf(b, "\nA check, %s, in times the floor: the median, and in brackets the quartiles.\n\n", size)
+		of := slices.DeleteFunc(slices.Clone(rows), func(r raw.Row) bool { return customers(r) != size })
+		columns := distinct(of, column)
+		row(b, append([]string{""}, columns...)...)
+		rule(b, len(columns)+1, 1)
+		for _, who := range distinct(of, named) {
+			cells := []string{who}
+			for _, c := range columns {
+				cell := "–"
+				for _, r := range of {
+					if named(r) == who && column(r) == c {
+						cell = fmt.Sprintf("%s (%s–%s)", text.Times(r.Median), text.Times(r.Q1), text.Times(r.Q3))
+					}
 				}
+				cells = append(cells, cell)
 			}
-			cells = append(cells, cell)
+			row(b, cells...)
 		}
-		row(b, cells...)
 	}
 }
 
-// recorderTable has a line for each peer: what became of the calls.
-func recorderTable(b *strings.Builder, rows []raw.Row, work string) {
-	row(b, "", "ns/call", "delivered", "told of", "silently lost", "requests")
-	rule(b, 6, 1)
-	for _, r := range rows {
-		if r.Work != work {
-			continue
+// recorderTables are one for each work, with a line for each peer: what became of
+// the calls.
+func recorderTables(b *strings.Builder, rows []raw.Row) {
+	if len(rows) == 0 {
+		return
+	}
+	fmt.Fprint(b, "\nUsage, recorded flat out and counted at the server that it is sent to. `entitlements` sends as its Paylera "+
+		"adapter does, without that API's limit on the rate: else the limit would be measured.\n")
+	for _, work := range distinct(rows, func(r raw.Row) string { return r.Work }) {
+		fmt.Fprintf(b, "\n%s:\n\n", strings.ToUpper(work[:1])+work[1:])
+		row(b, "", "ns/call", "delivered", "told of", "silently lost", "requests", "MB sent")
+		rule(b, 7, 1)
+		for _, r := range rows {
+			if r.Work != work {
+				continue
+			}
+			f := r.Figures
+			row(b, named(r), text.Count(f["ns"]), text.Percent(f["delivered"], f["calls"]), text.Count(f["told"]), text.Count(f["lost"]),
+				text.Count(f["requests"]), text.Figure(f["bytes"]/1e6))
 		}
-		f := r.Figures
-		row(b, named(r), count(f["ns"]), percent(f["delivered"], f["calls"]), count(f["told"]), count(f["lost"]), count(f["requests"]))
+	}
+}
+
+// latencyTable has a line for each call.
+func latencyTable(b *strings.Builder, rows []raw.Row) {
+	if len(rows) == 0 {
+		return
+	}
+	percentiles := []string{"p50", "p99", "p99.9", "max"}
+	fmt.Fprintf(b, "\nLatency: %s.\n\n", rows[0].Work)
+	row(b, append([]string{""}, percentiles...)...)
+	rule(b, len(percentiles)+1, 1)
+	for _, r := range rows {
+		cells := []string{named(r)}
+		for _, p := range percentiles {
+			cells = append(cells, text.Took(r.Figures[p]))
+		}
+		row(b, cells...)
 	}
 }
 

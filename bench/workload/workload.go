@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"iter"
+	"maps"
 	"math/rand/v2"
 	"strings"
 
@@ -41,7 +42,7 @@ const questions = 1 << 20
 // New asks about customers by Zipf's law with this exponent (above 1), or
 // uniformly when it is 0. Keys are "customer-0000123" and "feature-07".
 func New(customers int, zipf float64) *Workload {
-	w := &Workload{floor: make(map[string]*plan, customers), Asked: make([]Question, questions)}
+	w := &Workload{floor: make(map[string]*plan, customers)}
 	for i := range Features {
 		w.Features = append(w.Features, fmt.Sprintf("feature-%02d", i))
 	}
@@ -59,12 +60,26 @@ func New(customers int, zipf float64) *Workload {
 		// of customers here and of features above. Requests bring theirs along.
 		w.floor[strings.Clone(key)] = plans[i%Plans]
 	}
-	next := Customers(rand.New(rand.NewPCG(1, 2)), customers, zipf)
+	return w.Zipf(zipf)
+}
+
+// Zipf is the same workload, its customers shared, with other questions: by Zipf's
+// law with this exponent, or uniformly when it is 0.
+func (w *Workload) Zipf(exponent float64) *Workload {
+	return w.asking(Customers(rand.New(rand.NewPCG(1, 2)), len(w.Customers), exponent))
+}
+
+// One is the same workload with all questions about one customer.
+func (w *Workload) One() *Workload { return w.asking(func() int { return 0 }) }
+
+func (w *Workload) asking(next func() int) *Workload {
+	other := *w
+	other.Asked = make([]Question, questions)
 	features := rand.New(rand.NewPCG(3, 4))
-	for i := range w.Asked {
-		w.Asked[i] = Question{int32(next()), int32(features.IntN(Features))}
+	for i := range other.Asked {
+		other.Asked[i] = Question{int32(next()), int32(features.IntN(Features))}
 	}
-	return w
+	return &other
 }
 
 // Customers draws customers by Zipf's law with this exponent, or uniformly when
@@ -125,10 +140,22 @@ type Source struct {
 	grants [Plans]map[string]entitlements.Grant
 	index  map[string]int32
 
-	// Metered, when set, adds grants to those of the i-th customer's plan.
-	// Set it before the first Fetch.
-	Metered func(customer int, features map[string]entitlements.Grant)
+	more [Plans]map[string]entitlements.Grant // see Grant
+	has  func(customer int) bool              // nil when nobody has more
 }
+
+// Grant adds grants to those of the plans, or replaces them, for the customers
+// that has is true of, by their index. Call it once, before the first Fetch.
+func (s *Source) Grant(more map[string]entitlements.Grant, has func(customer int) bool) {
+	for p := range s.more {
+		s.more[p] = maps.Clone(s.grants[p])
+		maps.Copy(s.more[p], more)
+	}
+	s.has = has
+}
+
+// Everybody is for Grant.
+func Everybody(int) bool { return true }
 
 // Fetch answers with the customer's plan; [entitlements.ErrUnknownCustomer] for others.
 func (s *Source) Fetch(_ context.Context, customer string) (*entitlements.Entitlements, error) {
@@ -137,15 +164,11 @@ func (s *Source) Fetch(_ context.Context, customer string) (*entitlements.Entitl
 		return nil, entitlements.ErrUnknownCustomer
 	}
 	p := PlanOf(int(i))
-	e := &entitlements.Entitlements{Customer: customer, Plan: fmt.Sprint("plan-", p), Features: s.grants[p]}
-	if s.Metered != nil {
-		e.Features = make(map[string]entitlements.Grant, Features+3)
-		for code, g := range s.grants[p] {
-			e.Features[code] = g
-		}
-		s.Metered(int(i), e.Features)
+	grants := s.grants[p]
+	if s.has != nil && s.has(int(i)) {
+		grants = s.more[p]
 	}
-	return e, nil
+	return &entitlements.Entitlements{Customer: customer, Plan: fmt.Sprint("plan-", p), Features: grants}, nil
 }
 
 // FetchBatch answers for those that it knows.

@@ -78,9 +78,9 @@ func do(name string) error {
 			}
 		}
 		source := s.w.Source()
-		source.Metered = func(_ int, features map[string]entitlements.Grant) {
-			features[metered] = entitlements.Grant{Kind: entitlements.KindMetered, Enabled: true, Limit: 1 << 40}
-		}
+		source.Grant(map[string]entitlements.Grant{
+			metered: {Kind: entitlements.KindMetered, Enabled: true, Limit: 1 << 40},
+		}, workload.Everybody)
 		var err error
 		s.client, err = s.w.Warm(context.Background(), entitlements.Config{
 			Source: source, Sink: discard{}, TTL: time.Hour, MaxStale: 2 * time.Hour, FlushInterval: time.Hour,

@@ -29,6 +29,18 @@ type reportRow struct {
 	Chosen bool
 }
 
+// writable makes sure that the report can be written, before there is any.
+func writable(name string) error {
+	if name == "" {
+		return nil
+	}
+	file, err := os.OpenFile(name, os.O_CREATE|os.O_WRONLY, 0o666)
+	if err != nil {
+		return fmt.Errorf("tune: html must be a file that can be written: %w", err)
+	}
+	return file.Close()
+}
+
 // writeReport writes a page that needs nothing beside itself.
 func writeReport(name, command string, w Workload, r Result) error {
 	file, err := os.Create(name)

@@ -13,8 +13,8 @@ type budget struct {
 }
 
 const (
-	leastSettle = 5 * time.Second
-	leastWindow = 3 * time.Second
+	leastSettle = 2 * time.Second // until the billing API limits as it always will
+	leastWindow = 6 * time.Second // in which one burst is told from too many requests
 	usualWindow = 30 * time.Second
 )
 

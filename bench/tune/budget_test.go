@@ -17,10 +17,10 @@ func TestBudget(t *testing.T) {
 		require.Equal(t, spanOf(7, 30), b.next(c, 11), "a share of 9 s is more than enough")
 		// 5 s are for the last run. 95 for 38 others are 2.5 s each, 1.5 s of it for
 		// time that passes: four tenths of it.
-		require.Equal(t, spanOf(5, 12), b.next(c, 39))
-		require.Equal(t, spanOf(5, 12), b.next(c, 42), "runs are as long as the one before where they can be")
-		require.Equal(t, spanOf(5, 4), b.next(c, 64), "or shorter")
-		require.Equal(t, spanOf(5, 12), b.next(c, 39), "or longer again")
+		require.Equal(t, spanOf(3, 12), b.next(c, 39))
+		require.Equal(t, spanOf(3, 12), b.next(c, 42), "runs are as long as the one before where they can be")
+		require.Equal(t, spanOf(2, 6), b.next(c, 64), "or shorter")
+		require.Equal(t, spanOf(3, 12), b.next(c, 39), "or longer again")
 		require.Equal(t, spanOf(7, 30), b.next(c, 1), "the last has all that is left")
 		c.TTL = 2 * time.Minute
 		require.Equal(t, spanOf(30, 120), b.next(c, 1))

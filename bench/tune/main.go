@@ -97,7 +97,7 @@ func run(ctx context.Context, t *testing.T, args []string, stdout, stderr io.Wri
 		return exitMissed
 	}
 	printResult(stdout, o.Workload, result)
-	if o.HTML != "" {
+	if o.HTML != "" && len(result.Tables) > 0 {
 		command := strings.TrimSpace("go run ./bench/tune " + strings.Join(args, " "))
 		if err := writeReport(o.HTML, command, o.Workload, result); err != nil {
 			fmt.Fprintln(stderr, err)

@@ -197,6 +197,8 @@ func TestInterruptedBeforeAnythingIsKnown(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	var out bytes.Buffer
-	require.Equal(t, exitInterrupted, run(ctx, t, []string{"-customers", "10", "-html", ""}, &out, io.Discard))
+	page := filepath.Join(t.TempDir(), "tune.html")
+	require.Equal(t, exitInterrupted, run(ctx, t, []string{"-customers", "10", "-html", page}, &out, io.Discard))
 	require.Contains(t, out.String(), "Interrupted before anything was compared.")
+	require.NoFileExists(t, page)
 }

@@ -2,9 +2,11 @@ package main
 
 import (
 	_ "embed"
+	"errors"
 	"fmt"
 	"html/template"
 	"io"
+	"io/fs"
 	"math"
 	"os"
 	"runtime"
@@ -33,10 +35,14 @@ type reportRow struct {
 // reportLine is a name and its value, and what the workload wants of it.
 type reportLine struct{ Name, Value, Bound string }
 
-// writable makes sure that the report can be written, before there is any.
+// writable makes sure that the report can be written, before there is any. What
+// the file holds so far it keeps until then.
 func writable(name string) error {
 	if name == "" {
 		return nil
+	}
+	if _, err := os.Stat(name); errors.Is(err, fs.ErrNotExist) {
+		defer func() { _ = os.Remove(name) }()
 	}
 	file, err := os.OpenFile(name, os.O_CREATE|os.O_WRONLY, 0o666)
 	if err != nil {
@@ -69,8 +75,9 @@ func report(out io.Writer, command string, w Workload, r Result) error {
 	}
 	data := map[string]any{
 		"Command": command, "Go": runtime.Version(), "Date": time.Now().UTC().Format("2006-01-02 15:04 UTC"),
-		"Workload": w.lines(), "Literal": literal(w, r), "Conclusion": strings.Join(conclusion(r), "\n"), "Promised": promisedLines(w, r), "Measured": measuredFor(r),
-		"Unmet": len(r.Unmet) > 0, "Sections": sections,
+		"Workload": w.lines(), "Literal": literal(w, r),
+		"Conclusion": strings.Join(conclusion(r), "\n"), "Unmet": len(r.Unmet) > 0,
+		"Promised": promisedLines(w, r), "Measured": measuredFor(r), "Sections": sections,
 	}
 	if err := template.Must(template.New("report").Parse(page)).Execute(out, data); err != nil {
 		return fmt.Errorf("tune: write the report: %w", err)

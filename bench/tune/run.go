@@ -67,22 +67,29 @@ type bench struct {
 	warming atomic.Bool
 }
 
-// source is the adapter. While the cache is filled it answers by itself, what the
+// door is the adapter. While the cache is filled it answers by itself, what the
 // adapter would: ten thousand answers over HTTP take longer than all that is
 // measured after them.
-type source struct {
+type door struct {
 	*paylera.Adapter
 	*bench
 }
 
-func (s *source) Fetch(ctx context.Context, customer string) (*entitlements.Entitlements, error) {
-	if !s.warming.Load() {
-		return s.Adapter.Fetch(ctx, customer)
+func (d *door) Fetch(ctx context.Context, customer string) (*entitlements.Entitlements, error) {
+	if !d.warming.Load() {
+		return d.Adapter.Fetch(ctx, customer)
 	}
 	now := time.Now()
 	return &entitlements.Entitlements{
-		Customer: customer, Features: s.load.grants(s.load.index[customer]), AsOf: now, ServerTime: now,
+		Customer: customer, Features: d.load.grants(d.load.index[customer]), AsOf: now, ServerTime: now,
 	}, nil
+}
+
+func (d *door) Deliver(ctx context.Context, batch entitlements.Batch) error {
+	if !d.warming.Load() {
+		return d.Adapter.Deliver(ctx, batch)
+	}
+	return nil
 }
 
 func (s *simulator) start(c Candidate, cfg entitlementstest.BillingConfig) (*bench, error) {
@@ -96,14 +103,15 @@ func (s *simulator) start(c Candidate, cfg entitlementstest.BillingConfig) (*ben
 	if pool, ok := b.billing.Client().Transport.(*http.Transport); ok {
 		pool.MaxIdleConnsPerHost = 1024 // a new connection costs more than the request
 	}
-	door := paylera.Config{Token: cfg.Token, BaseURL: b.billing.URL, Transport: b.billing.Client().Transport}
+	account := paylera.Config{Token: cfg.Token, BaseURL: b.billing.URL, Transport: b.billing.Client().Transport}
 	if s.w.Family == "core" {
-		door.Token, door.Family = cfg.CoreToken, paylera.Core
+		account.Token, account.Family = cfg.CoreToken, paylera.Core
 	}
 	var err error
-	if b.adapter, err = paylera.New(door); err == nil {
+	if b.adapter, err = paylera.New(account); err == nil {
 		settings := c.Config()
-		settings.Source, settings.Sink = &source{b.adapter, b}, b.adapter
+		billing := &door{b.adapter, b}
+		settings.Source, settings.Sink = billing, billing
 		b.client, err = entitlements.New(settings)
 	}
 	if err != nil {

@@ -99,7 +99,7 @@ func (w Workload) upstreamAdvice(c Candidate, m Measured) string {
 	if need > limit {
 		fresh := time.Duration(float64(kept)/limit*float64(time.Second)).Round(time.Second) + time.Second
 		return fmt.Sprintf("%d customers at TTL %s need %s requests/s, since each is one; the limit is %d: "+
-			"a freshness of %s or more, a limit of %s, or a BatchSource, which needs %s for 100 customers at a time",
+			"a freshness of %s or more, a limit above %s, or a BatchSource, which needs %s for 100 customers at a time",
 			kept, short(w.Freshness), figure(need), w.RateLimit, short(fresh), figure(need), figure(need/100))
 	}
 	return fmt.Sprintf("%d customers at TTL %s need %s requests/s of %d; what else is asked for, %s requests/s in all, is denials that look again "+

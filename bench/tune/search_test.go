@@ -183,7 +183,7 @@ func TestWhatCannotBeIsExplained(t *testing.T) {
 		"No settings that were tried hold the workload's bounds.",
 		"66.7 requests/s refused or held back: the limit is 100",
 		"10000 customers at TTL 1m need 167 requests/s, since each is one; the limit is 100: a freshness of 1m41s or more, " +
-			"a limit of 167, or a BatchSource, which needs 1.67 for 100 customers at a time",
+			"a limit above 167, or a BatchSource, which needs 1.67 for 100 customers at a time",
 		"memory is ", "or fewer customers a process",
 		"usage events at risk", "or SpoolDir, which keeps them on disk",
 	} {

@@ -21,6 +21,7 @@ type Measured struct {
 	Later       time.Duration // by how much refreshes came later at the end of the window than at its beginning
 	AtRisk      int           // usage events recorded and not delivered, at most in 99 of 100 moments
 	Memory      int64         // bytes that Close gave back
+	Stalled     time.Duration // by how much the load came late at most, on a busy machine in real time
 	Settled     time.Duration // simulated, before Window
 	Window      time.Duration // simulated
 }

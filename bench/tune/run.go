@@ -65,6 +65,7 @@ type bench struct {
 	adapter *paylera.Adapter
 	client  *entitlements.Client
 	warming atomic.Bool
+	stalled time.Duration // by how much a step of the load came late, at most: 0 in simulated time
 }
 
 // door is the adapter. While the cache is filled it answers by itself, what the
@@ -141,12 +142,14 @@ func (b *bench) measure(ctx context.Context, c Candidate, warm time.Duration, sp
 		return Measured{}, err
 	}
 	var t tally
+	b.stalled = 0
 	counted := func(customer, feature int32) { t.decision(b.decide(customer, feature)) }
 	before, behind := b.counts(), b.client.Stats().Source.BehindBy
 	if err := b.play(player, 2*warm+sp.settle, sp.window, counted, t.sample); err != nil {
 		return Measured{}, err
 	}
 	m := t.measured(b.counts().minus(before), sp)
+	m.Stalled = b.stalled
 	m.Later = b.client.Stats().Source.BehindBy - behind
 	// What is on its way is no part of what the Client holds. What a sink that can't
 	// keep up leaves behind is.
@@ -230,6 +233,7 @@ func (b *bench) play(p player, from, lasts time.Duration, ask func(customer, fea
 			return errInterrupted
 		}
 		time.Sleep(done + pace - time.Since(begin)) // nothing, when it is behind
+		b.stalled = max(b.stalled, time.Since(begin)-done-pace)
 		// In real time a step may come late: it does then what is due by now.
 		done = min(max(done+pace, time.Since(begin)), lasts)
 		p.play(from+done, ask, b.use)

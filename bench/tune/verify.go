@@ -40,6 +40,9 @@ func verify(s *simulator, out io.Writer, r Result) int {
 	}
 	if missed := compare(out, s.w, r.Promise, m); missed > 0 {
 		fmt.Fprintf(out, "%d of the promises are missed by more than %.0f %%.\n", missed, 100*margin)
+		if m.Stalled > resolution {
+			fmt.Fprintf(out, "The machine was busy: the load itself came up to %s late.\n", short(m.Stalled.Round(time.Millisecond)))
+		}
 		return exitMissed
 	}
 	fmt.Fprintln(out, "All promises are kept.")

@@ -34,6 +34,9 @@ func (b *budget) next(c Candidate, left int) span {
 		// The last one is what is promised: it gets what it needs, within reason.
 		share = (share - min(b.takes(full(c)), b.whole/4)) / time.Duration(left-1)
 	}
+	if b.room == 0 {
+		share = max(share, b.whole/8) // the first: all others are compared with it
+	}
 	room := float64(share-b.fixed) / float64(max(1, b.takes(full(c))-b.fixed))
 	// Runs are compared, so they last equally long where that can be: what one run
 	// took more or less than the one before it changes nothing.

@@ -14,6 +14,7 @@ func TestBudget(t *testing.T) {
 		b := newBudget(100 * time.Second)
 		c := defaults()                    // full is 7.5 s and 30 s
 		b.ran(2*time.Second, spanOf(5, 5)) // 1 s, and 0.1 s a second
+		require.Equal(t, spanOf(7, 30), b.next(c, 39), "all others are compared with the first")
 		require.Equal(t, spanOf(7, 30), b.next(c, 11), "a share of 9 s is more than enough")
 		// 5 s are for the last run. 95 for 38 others are 2.5 s each, 1.5 s of it for
 		// time that passes: four tenths of it.

@@ -28,10 +28,10 @@ func missed(m Measured) float64 { return 1 - m.HitRatio }
 // requests is all that the billing API is asked, per second.
 func (m Measured) requests() float64 { return m.Reads + m.Posts }
 
-// chance is the standard deviation of requests if they came independently of each
-// other. They are more regular than that.
+// chance is two standard deviations of requests if they came independently of each
+// other. They are more regular than that, but dozens of runs are compared.
 func (m Measured) chance() float64 {
-	return math.Sqrt(m.requests() / max(1, m.Window.Seconds()))
+	return 2 * math.Sqrt(m.requests()/max(1, m.Window.Seconds()))
 }
 
 func always(v float64) func(Measured) float64 { return func(Measured) float64 { return v } }

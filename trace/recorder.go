@@ -23,6 +23,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unicode/utf8"
 )
 
 const (
@@ -121,7 +122,8 @@ func (r *Recorder) SetRecording(on bool) {
 
 // Record notes that customer was asked about for feature. It neither blocks on
 // I/O nor allocates; switched off it costs one atomic load. What does not fit in
-// Config.Buffer, or has an empty or too long key, is counted as dropped.
+// Config.Buffer, or has a key that is empty, too long or not UTF-8, is counted as
+// dropped.
 func (r *Recorder) Record(customer, feature string) {
 	if r.on.Load() {
 		r.add(customer, feature, 0)
@@ -137,7 +139,7 @@ func (r *Recorder) RecordUsage(customer, feature string, n int64) {
 }
 
 func (r *Recorder) add(customer, feature string, n int64) {
-	if customer == "" || feature == "" || len(customer) > maxKey || len(feature) > maxKey {
+	if !r.writable(customer, feature) {
 		r.dropped.Add(1)
 		return
 	}
@@ -158,6 +160,13 @@ func (r *Recorder) add(customer, feature string, n int64) {
 		default: // the writer is awake already
 		}
 	}
+}
+
+// writable reports whether a line can say these keys. JSON has no text that is not
+// UTF-8: keys that differ would be one in the trace.
+func (r *Recorder) writable(customer, feature string) bool {
+	return customer != "" && len(customer) <= maxKey && (r.mac != nil || utf8.ValidString(customer)) &&
+		feature != "" && len(feature) <= maxKey && utf8.ValidString(feature)
 }
 
 // Dropped is how many events are missing from the trace: a replay of it asks
@@ -204,6 +213,10 @@ func (r *Recorder) run() {
 func (r *Recorder) flush() {
 	r.mu.Lock()
 	events := r.events
+	if len(events) == 0 { // the buffers may not have been made
+		r.mu.Unlock()
+		return
+	}
 	r.events, r.spare = r.spare, nil
 	r.mu.Unlock()
 	err := r.write(events)

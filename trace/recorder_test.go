@@ -124,10 +124,26 @@ func TestKeysThatNobodyCanRead(t *testing.T) {
 	r.Record("c", "")
 	r.Record(strings.Repeat("c", 256), "f")
 	r.Record("c", strings.Repeat("f", 256))
+	r.Record("c\xff", "f")
+	r.Record("c", strings.Repeat("\xff", 255))
 	r.Record(strings.Repeat("\x01", 255), strings.Repeat("\x01", 255))
 	require.NoError(t, r.Close(t.Context()))
 	require.Len(t, readAll(t, &file), 1)
-	require.EqualValues(t, 4, r.Dropped())
+	require.EqualValues(t, 6, r.Dropped())
+}
+
+// A pseudonym is text, whatever it stands for.
+func TestPseudonymsOfKeysThatAreNoText(t *testing.T) {
+	var file bytes.Buffer
+	r := newRecorder(t, &file, Config{Key: []byte("0123456789abcdef")})
+	r.SetRecording(true)
+	r.Record("c\xfe", "f")
+	r.Record("c\xff", "f")
+	require.NoError(t, r.Close(t.Context()))
+	events := readAll(t, &file)
+	require.Len(t, events, 2)
+	require.NotEqual(t, events[0].Customer, events[1].Customer)
+	require.Zero(t, r.Dropped())
 }
 
 func TestPseudonyms(t *testing.T) {

@@ -3,32 +3,49 @@ package main
 import (
 	"cmp"
 	"fmt"
+	"math"
 	"slices"
 )
 
 // tie is the difference that counts as none.
 const tie = 0.02
 
-// A goal is what is better when it is less. floor is what is nothing, however
-// large a part of the figure.
+// A goal is what is better when it is less.
 type goal struct {
-	of    func(Measured) float64
-	floor float64
-	text  func(Measured) string
+	of   func(Measured) float64
+	slip func(Measured) float64 // a difference that is chance, or nothing to speak of
+	text func(difference float64) string
 }
 
 var goals = []goal{
-	{func(m Measured) float64 { return 1 - m.HitRatio }, 0.001, func(m Measured) string { return percent(m.HitRatio) + " from the cache" }},
-	{func(m Measured) float64 { return m.Reads + m.Posts }, 0.1, func(m Measured) string { return figure(m.Reads+m.Posts) + " requests/s with usage" }},
-	{func(m Measured) float64 { return float64(m.Memory) }, 256 << 10, func(m Measured) string { return Size(m.Memory).String() }},
+	{missed, always(0.001), func(d float64) string { return percent(d) + " of checks answered by policy" }},
+	{Measured.requests, Measured.chance, func(d float64) string { return figure(d) + " requests/s" }},
+	{func(m Measured) float64 { return float64(m.Memory) }, always(1 << 20), func(d float64) string { return Size(d).String() }},
 }
 
-// ties reports whether a is no worse than b to speak of.
-func (g goal) ties(a, b Measured) bool { return g.of(a) <= g.of(b)*(1+tie)+g.floor }
+func missed(m Measured) float64 { return 1 - m.HitRatio }
 
-// choose returns the best row. Of those that hold all bounds it is one that ties
-// with the best in one goal after the other. Where there is none, answers from
-// the cache are not given up for coming nearer to a bound.
+// requests is all that the billing API is asked, per second.
+func (m Measured) requests() float64 { return m.Reads + m.Posts }
+
+// chance is two standard deviations of requests if they came independently of each
+// other. They are more regular than that, but dozens of runs are compared.
+func (m Measured) chance() float64 {
+	return 2 * math.Sqrt(m.requests()/max(1, m.Window.Seconds()))
+}
+
+func always(v float64) func(Measured) float64 { return func(Measured) float64 { return v } }
+
+// ties reports whether a is no worse than b to speak of.
+func (g goal) ties(a, b Measured) bool {
+	return g.of(a) <= g.of(b)*(1+tie)+max(g.slip(a), g.slip(b))
+}
+
+// choose returns the best row of a table, whose rows are in order of their values
+// and have the default among them unless it was interrupted before that. Of those
+// that hold all bounds it is one that ties with the best in one goal after the
+// other. Where there is none, answers from the cache are not given up for coming
+// nearer to a bound.
 func choose(w Workload, t Table) int {
 	left := make([]int, len(t.Rows))
 	for i := range left {
@@ -39,19 +56,18 @@ func choose(w Workload, t Table) int {
 	if held := keep(left, func(i int) bool { return len(w.violations(measured(i))) == 0 }); len(held) > 0 {
 		left = held
 	} else {
-		order = slices.Insert(slices.Clone(goals), 1, goal{w.excess, tie, nil})
+		order = slices.Insert(slices.Clone(goals), 1, goal{w.excess, always(tie), nil})
 	}
 	for _, g := range order {
 		best := slices.MinFunc(left, func(a, b int) int { return cmp.Compare(g.of(measured(a)), g.of(measured(b))) })
 		left = keep(left, func(i int) bool { return g.ties(measured(i), measured(best)) })
 	}
-	for _, i := range left {
-		if t.Setting.isDefault(t.Rows[i].Candidate) {
-			return i
-		}
-	}
-	return left[0]
+	// What is equally good stays at the default, or as near to it as it can.
+	byDefault := slices.IndexFunc(t.Rows, func(row Row) bool { return t.Setting.isDefault(row.Candidate) })
+	return slices.MinFunc(left, func(a, b int) int { return cmp.Compare(distance(a, byDefault), distance(b, byDefault)) })
 }
+
+func distance(a, b int) int { return max(a-b, b-a) }
 
 func keep(left []int, is func(int) bool) []int {
 	return slices.DeleteFunc(slices.Clone(left), func(i int) bool { return !is(i) })
@@ -73,7 +89,7 @@ func verdict(w Workload, t Table, i, best int) string {
 	}
 	for _, g := range goals {
 		if !g.ties(row.Measured, chosen.Measured) {
-			return fmt.Sprintf("%s, not %s", g.text(row.Measured), g.text(chosen.Measured))
+			return g.text(g.of(row.Measured)-g.of(chosen.Measured)) + " more"
 		}
 	}
 	return "ties"
@@ -94,11 +110,11 @@ func (t Table) gain(w Workload) string {
 		return ""
 	}
 	if v := w.violations(base.Measured); len(v) > 0 && w.excess(chosen.Measured) < w.excess(base.Measured) {
-		return "else " + v[0].text
+		return "by default " + v[0].text
 	}
 	for _, g := range goals {
 		if g.of(chosen.Measured) < g.of(base.Measured) && !g.ties(base.Measured, chosen.Measured) {
-			return fmt.Sprintf("%s, else %s", g.text(chosen.Measured), g.text(base.Measured))
+			return g.text(g.of(base.Measured)-g.of(chosen.Measured)) + " less than by default"
 		}
 	}
 	return ""

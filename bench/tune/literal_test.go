@@ -24,11 +24,11 @@ func TestLiteralIsTheCandidate(t *testing.T) {
 	for _, s := range settings() {
 		r.Tables = append(r.Tables, Table{Setting: s})
 	}
-	require.Equal(t, r.Best.Config(), built(t, literal(usual(), r)))
+	require.Equal(t, r.Best.Config(), built(t, literal(known(), r)))
 	r.Best = defaults()
-	require.Equal(t, entitlements.Config{}, built(t, literal(usual(), r)))
+	require.Equal(t, entitlements.Config{}, built(t, literal(known(), r)))
 	r.Best.TTL = time.Minute
-	require.Equal(t, "entitlements.Config{\n\tTTL: time.Minute,\n}", literal(usual(), r))
+	require.Equal(t, "entitlements.Config{\n\tTTL: time.Minute,\n}", literal(known(), r))
 }
 
 func TestLiteralSaysWhatAFieldBuys(t *testing.T) {
@@ -36,9 +36,9 @@ func TestLiteralSaysWhatAFieldBuys(t *testing.T) {
 	r := Result{Best: table.Rows[2].Candidate}
 	table.Rows[2].Chosen = true
 	r.Tables = []Table{table}
-	require.Contains(t, literal(usual(), r), "TTL: time.Minute, // 26.0 requests/s with usage, else 51.0 requests/s with usage")
+	require.Contains(t, literal(known(), r), "TTL: time.Minute, // 25.0 requests/s less than by default")
 	table.Rows[1].Measured.Refused = 3
-	require.Contains(t, literal(usual(), r), "// else 3.00 of 50.0 requests/s refused: the limit is 100")
+	require.Contains(t, literal(known(), r), "// by default 3.00 requests/s refused or held back: the limit is 100")
 }
 
 // built is the Config that a literal says.

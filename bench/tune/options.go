@@ -29,9 +29,10 @@ type options struct {
 // told is what a trace says in place of flags.
 var told = []string{"customers", "features", "checks", "zipf", "usage", "cells"}
 
-func (o *options) flags(output io.Writer) *flag.FlagSet {
+// flags are those of the command line, with what o says as their defaults.
+func (o *options) flags() *flag.FlagSet {
 	f := flag.NewFlagSet("tune", flag.ContinueOnError)
-	f.SetOutput(output)
+	f.SetOutput(io.Discard) // an error is one line, and not all flags before it
 	w := &o.Workload
 	f.IntVar(&w.Customers, "customers", w.Customers, "customers who are asked about")
 	f.IntVar(&w.Features, "features", w.Features, "features of each")
@@ -44,19 +45,24 @@ func (o *options) flags(output io.Writer) *flag.FlagSet {
 	f.StringVar(&w.Family, "family", w.Family, "contract of the billing API: core takes usage in batches, sdk one by one")
 	f.TextVar(&w.Memory, "memory", w.Memory, "that the Client may hold")
 	f.DurationVar(&w.Freshness, "freshness", w.Freshness, "age of what answers, at most, in 99 of 100 checks")
-	f.IntVar(&w.AtRisk, "at-risk", w.AtRisk, "usage events that may wait to be delivered at any moment")
+	f.IntVar(&w.AtRisk, "at-risk", w.AtRisk, "usage events that wait to be delivered, at most, in 99 of 100 moments")
 	f.StringVar(&o.File, "workload", "", "YAML `file` with fields of the names above; flags win over it")
 	f.StringVar(&o.Trace, "trace", "", "`file` of package trace, replayed in place of a drawn workload")
 	f.StringVar(&o.HTML, "html", "tune.html", "`file` of the report, empty = none")
-	f.BoolVar(&o.Quick, "quick", false, "fewer values and shorter runs, under 20 s")
-	f.BoolVar(&o.Verify, "verify", false, "run what is recommended in real time, and compare")
-	f.DurationVar(&o.Time, "time", 150*time.Second, "how long all of it may take; 16s with -quick")
-	f.Usage = func() {
-		fmt.Fprintln(f.Output(), "Tune finds settings of the library for a workload.\n\nFlags:")
-		f.PrintDefaults()
-		fmt.Fprint(f.Output(), "\nA workload as a file:\n\n", example())
-	}
+	f.BoolVar(&o.Quick, "quick", false, "fewer values and shorter runs, some 15 s")
+	f.BoolVar(&o.Verify, "verify", false, "run what is recommended in real time, and compare, which takes about three TTLs more")
+	f.DurationVar(&o.Time, "time", 150*time.Second, "how long the search may take; 14s with -quick")
 	return f
+}
+
+// help says what can be said.
+func help(output io.Writer) {
+	o := options{Workload: usual()}
+	f := o.flags()
+	f.SetOutput(output)
+	fmt.Fprintln(output, "Tune finds settings of the library for a workload.\n\nFlags:")
+	f.PrintDefaults()
+	fmt.Fprint(output, "\nA workload as a file:\n\n", example())
 }
 
 // example is the usual workload as a file.
@@ -68,11 +74,15 @@ func example() string {
 	return string(text)
 }
 
-// parse reads flags and files, and makes the load.
-func parse(args []string, output io.Writer) (options, error) {
+// parse reads flags and files, and makes the load. Its error is flag.ErrHelp when
+// that is all that is wanted.
+func parse(args []string) (options, error) {
 	o := options{Workload: usual()}
-	if err := o.flags(output).Parse(args); err != nil {
+	switch err := o.flags().Parse(args); {
+	case errors.Is(err, flag.ErrHelp):
 		return o, err
+	case err != nil:
+		return o, fmt.Errorf("tune: %w; -h lists the flags", err)
 	}
 	if o.File != "" {
 		o.Workload = usual()
@@ -81,7 +91,7 @@ func parse(args []string, output io.Writer) (options, error) {
 		}
 	}
 	// Once more over the file: what is given explicitly wins.
-	given := o.flags(output)
+	given := o.flags()
 	if err := given.Parse(args); err != nil {
 		return o, err
 	}
@@ -91,7 +101,7 @@ func parse(args []string, output io.Writer) (options, error) {
 	var set []string
 	given.Visit(func(f *flag.Flag) { set = append(set, f.Name) })
 	if o.Quick && !slices.Contains(set, "time") {
-		o.Time = 16 * time.Second
+		o.Time = 14 * time.Second
 	}
 	if o.Time < time.Second {
 		return o, fmt.Errorf("tune: time must be at least 1s, got %v", o.Time)

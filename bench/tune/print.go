@@ -38,20 +38,23 @@ func printResult(out io.Writer, w Workload, r Result) {
 	for _, line := range conclusion(r) {
 		fmt.Fprintln(out, line)
 	}
-	if len(r.Tables) > 0 {
-		fmt.Fprintf(out, "\n%s\n", literal(w, r))
+	if len(r.Tables) == 0 {
+		return
 	}
+	for _, p := range w.promises() {
+		fmt.Fprintf(out, "  %-20s %s\n", p.name, p.text(p.of(r.Promise)))
+	}
+	fmt.Fprintf(out, "  %s\n\n%s\n", measuredFor(r), literal(w, r))
 }
 
-// conclusion is what the settings promise, or why there are none that hold the
-// bounds.
+// conclusion is what there is to say of the figures that follow: that they are
+// promised, or why they can't be as the workload wants them.
 func conclusion(r Result) []string {
-	var out []string
 	switch {
 	case len(r.Tables) == 0:
 		return []string{"Interrupted before anything was compared."}
 	case len(r.Unmet) > 0:
-		out = append(out, "No settings that were tried hold the workload's bounds. The nearest:")
+		out := []string{"No settings that were tried hold the workload's bounds. The nearest:"}
 		for _, v := range r.Unmet {
 			out = append(out, "  "+v.text)
 		}
@@ -59,38 +62,42 @@ func conclusion(r Result) []string {
 		for _, advice := range r.Advice {
 			out = append(out, "  "+advice)
 		}
-		out = append(out, "They come to:")
+		return append(out, "They come to:")
 	case !r.Final:
-		out = append(out, "Interrupted. The best so far:")
-	default:
-		out = append(out, "The settings below promise, of one process after its start:")
+		return []string{"Interrupted. The best so far:"}
 	}
-	m := r.Promise
-	for _, p := range m.figures() {
-		out = append(out, fmt.Sprintf("  %-28s %s", p.name, p.text(p.of(m))))
-	}
-	return append(out, fmt.Sprintf("  measured for %s after %s of load, in simulated time", short(m.Window), short(m.Settled)))
+	return []string{"The recommended settings promise, of one process after its start:"}
 }
 
-// A promised figure, and how far it may be off before its promise is broken.
+func measuredFor(r Result) string {
+	return fmt.Sprintf("measured for %s after %s of load, in simulated time", short(r.Promise.Window), short(r.Promise.Settled))
+}
+
+// A figure that is promised, and how far it may be off before the promise is
+// broken, however small it is: below that a difference says nothing.
 type promised struct {
 	name  string
 	of    func(Measured) float64
-	floor float64 // a difference below it says nothing
+	floor float64
 	text  func(float64) string
+	bound string // of the workload, if there is one
 }
 
-func (m Measured) figures() []promised {
-	seconds := func(v float64) string { return short(time.Duration(v * float64(time.Second)).Round(sample)) }
+// promises are all figures of a Measured for this workload.
+func (w Workload) promises() []promised {
+	seconds := func(v float64) string { return short(time.Duration(v * float64(time.Second)).Round(resolution)) }
 	size := func(v float64) string { return Size(v).String() }
+	with := func(unit string) func(float64) string {
+		return func(v float64) string { return figure(v) + " " + unit }
+	}
 	return []promised{
-		{"answered by policy", func(m Measured) float64 { return 100 * (1 - m.HitRatio) }, 0.5, func(v float64) string { return figure(v) + " % of checks" }},
-		{"age p50", func(m Measured) float64 { return m.P50.Seconds() }, 2, seconds},
-		{"age p99", func(m Measured) float64 { return m.P99.Seconds() }, 2, seconds},
-		{"reads", func(m Measured) float64 { return m.Reads }, 5, func(v float64) string { return figure(v) + " requests/s" }},
-		{"refused", func(m Measured) float64 { return m.Refused }, 0.5, func(v float64) string { return figure(v) + " requests/s" }},
-		{"memory", func(m Measured) float64 { return float64(m.Memory) }, 2 << 20, size},
-		{"usage requests", func(m Measured) float64 { return m.PerThousand }, 0.3, func(v float64) string { return figure(v) + " per 1000 events" }},
-		{"usage at risk", func(m Measured) float64 { return float64(m.AtRisk) }, 200, func(v float64) string { return figure(v) + " events" }},
+		{"answered by policy", func(m Measured) float64 { return 100 * missed(m) }, 0.5, with("% of checks"), ""},
+		{"age p50", func(m Measured) float64 { return m.P50.Seconds() }, 1, seconds, ""},
+		{"age p99", func(m Measured) float64 { return m.P99.Seconds() }, 1, seconds, "≤ " + short(w.Freshness)},
+		{"reads", func(m Measured) float64 { return m.Reads }, 1, with("requests/s"), fmt.Sprintf("≤ %d", w.RateLimit)},
+		{"refused", func(m Measured) float64 { return m.Refused }, w.burst() / leastVerify.Seconds(), with("requests/s"), ""},
+		{"memory", func(m Measured) float64 { return float64(m.Memory) }, 1 << 20, size, "≤ " + w.Memory.String()},
+		{"usage requests", func(m Measured) float64 { return m.PerThousand }, 0.1, with("per 1000 events"), ""},
+		{"usage at risk", func(m Measured) float64 { return float64(m.AtRisk) }, max(10, w.Usage/50), func(v float64) string { return fmt.Sprintf("%.0f events", v) }, fmt.Sprintf("≤ %d", w.AtRisk)},
 	}
 }

@@ -17,6 +17,9 @@ type moment struct {
 	n                 int64
 }
 
+// mostEvents bounds what a trace takes in memory: 100 bytes an event.
+const mostEvents = 10_000_000
+
 // readTrace makes the load of a trace, and tells w what it found in it.
 func readTrace(name string, w *Workload) (*load, error) {
 	file, err := os.Open(name)
@@ -29,15 +32,20 @@ func readTrace(name string, w *Workload) (*load, error) {
 		if err != nil {
 			return nil, fmt.Errorf("tune: trace %s: %w", name, err)
 		}
+		if len(events) == mostEvents {
+			return nil, fmt.Errorf("tune: trace %s must have at most %d events, got more", name, mostEvents)
+		}
 		events = append(events, e)
 	}
 	return replay(name, events, w)
 }
 
+// replay makes the load of events, whose order is that of several goroutines, or
+// processes whose traces were put together: it goes by their times.
 func replay(name string, events []trace.Event, w *Workload) (*load, error) {
 	slices.SortStableFunc(events, func(a, b trace.Event) int { return a.Time.Compare(b.Time) })
 	if len(events) < 2 || !events[len(events)-1].Time.After(events[0].Time) {
-		return nil, fmt.Errorf("tune: trace %s must span some time, got %d events at one moment", name, len(events))
+		return nil, fmt.Errorf("tune: trace %s must have events at two moments or more, got %d events", name, len(events))
 	}
 	l := &load{metered: make(map[int32][]int32)}
 	customers, features := make(map[string]int32), make(map[string]int32)
@@ -68,6 +76,9 @@ func replay(name string, events []trace.Event, w *Workload) (*load, error) {
 			cells[cell] = true
 			l.metered[m.customer] = append(l.metered[m.customer], m.feature)
 		}
+	}
+	if checks == 0 {
+		return nil, fmt.Errorf("tune: trace %s must have a question, got %d uses", name, used)
 	}
 	for i := range l.customers {
 		l.popular = append(l.popular, int32(i))

@@ -45,7 +45,7 @@ func TestSimulatedFigures(t *testing.T) {
 	require.InDelta(t, 1, m.Posts, 0.1)
 	require.InDelta(t, 10, m.PerThousand, 1)
 	// What gathers in a second, and what is on its way for 40 ms meanwhile.
-	require.InDelta(t, 102, float64(m.AtRisk), 4)
+	require.InDelta(t, 104, float64(m.AtRisk), 2)
 	require.LessOrEqual(t, m.Later, 100*time.Millisecond)
 	require.Greater(t, m.Memory, int64(10<<10))
 	require.Less(t, m.Memory, int64(4<<20))
@@ -56,7 +56,7 @@ func TestSimulatedDelivery(t *testing.T) {
 	c.MaxCustomers, c.FlushInterval, c.FlushSize = 100, 2*time.Second, 5
 	m := simulate(t, small(), c, span{5 * time.Second, 20 * time.Second})
 	require.InDelta(t, 1, m.Posts, 0.1, "ten cells every two seconds, five a request")
-	require.InDelta(t, 202, float64(m.AtRisk), 6)
+	require.InDelta(t, 204, float64(m.AtRisk), 4)
 
 	w := small()
 	w.Family = "sdk"
@@ -64,6 +64,30 @@ func TestSimulatedDelivery(t *testing.T) {
 	c.MaxCustomers = 100
 	m = simulate(t, w, c, span{5 * time.Second, 10 * time.Second})
 	require.InDelta(t, 10, m.Posts, 1, "each cell a request of its own, every second")
+}
+
+// The workload that is meant where nothing is said can be held, if not by defaults.
+func TestTheUsualWorkloadCanBeHeld(t *testing.T) {
+	w, sp := usual(), span{5 * time.Second, 10 * time.Second}
+	require.NotEmpty(t, w.violations(simulate(t, w, defaults(), sp)))
+	c := defaults()
+	c.MaxCustomers, c.DenyTTL = 2500, c.TTL
+	require.Empty(t, w.violations(simulate(t, w, c, sp)))
+}
+
+// A cache that was just filled is as it will be: nothing that a later window shows
+// is not in the first.
+func TestTheFirstWindowIsLikeAnyOther(t *testing.T) {
+	w := small()
+	w.Customers, w.Cells = 200, 200
+	c := defaults()
+	c.MaxCustomers, c.TTL, c.DenyTTL = 300, 10*time.Second, time.Minute
+	first := simulate(t, w, c, span{leastSettle, 10 * time.Second})
+	later := simulate(t, w, c, span{50 * time.Second, 10 * time.Second})
+	require.InEpsilon(t, later.Reads, first.Reads, 0.1)
+	require.InEpsilon(t, later.P99.Seconds(), first.P99.Seconds(), 0.05)
+	require.InDelta(t, later.AtRisk, first.AtRisk, 3)
+	require.InDelta(t, later.Memory, first.Memory, 256<<10)
 }
 
 // Where half of the customers fit, the others are loaded when they come and pushed
@@ -97,7 +121,7 @@ func TestSimulatedTrace(t *testing.T) {
 		text.WriteString(`{"time":"` + at + `","customer":"c0","feature":"calls","n":2}` + "\n")
 	}
 	require.NoError(t, os.WriteFile(name, []byte(text.String()), 0o600))
-	o, err := parse([]string{"-trace", name}, io.Discard)
+	o, err := parse([]string{"-trace", name})
 	require.NoError(t, err)
 	s := &simulator{t: t, w: o.Workload, load: o.load, stopped: func() bool { return false }}
 	c := defaults()
@@ -107,6 +131,18 @@ func TestSimulatedTrace(t *testing.T) {
 	require.InDelta(t, 1, m.HitRatio, 1e-9)
 	require.InDelta(t, 10, float64(m.AtRisk), 2, "ten uses a second")
 	require.InDelta(t, 100, m.PerThousand, 10, "one request a second")
+}
+
+// A moment in a hundred is one late flush.
+func TestAtRiskPassesOverOneMomentInAHundred(t *testing.T) {
+	var some tally
+	for n := range uint64(200) {
+		some.sample(n % 100)
+	}
+	require.Equal(t, 99, some.atRisk())
+	some.sample(100_000)
+	require.Equal(t, 99, some.atRisk())
+	require.Zero(t, new(tally).atRisk())
 }
 
 var link = regexp.MustCompile(`https?://[^"<\s]*`)
@@ -125,13 +161,13 @@ func TestAQuickSearch(t *testing.T) {
 	require.NotContains(t, out.String(), "PASS")
 	html, err := os.ReadFile(page)
 	require.NoError(t, err)
-	require.Equal(t, 8*4, strings.Count(string(html), "<svg"))
+	require.Contains(t, string(html), "<svg")
 	for _, address := range link.FindAllString(string(html), -1) {
 		require.Equal(t, "http://www.w3.org/2000/svg", address)
 	}
 	require.NotContains(t, string(html), "<script")
 	require.NotContains(t, string(html), "<link")
-	for _, part := range []string{"go run ./bench/tune -quick", "customers: 20\n", "entitlements.Config{", "MaxCustomers", "go1."} {
+	for _, part := range []string{"go run ./bench/tune -quick", "<td>customers</td><td>20</td>", "≤ 100", "entitlements.Config{", "MaxCustomers", "go1."} {
 		require.Contains(t, string(html), part)
 	}
 }
@@ -168,19 +204,19 @@ func TestComparePromises(t *testing.T) {
 		missed int
 	}{
 		"kept":                    {func(*Measured) {}, 0},
-		"a little worse":          {func(m *Measured) { m.P99 += 4 * time.Second; m.Reads += 4; m.AtRisk += 90 }, 0},
+		"a little worse":          {func(m *Measured) { m.P99 += 4 * time.Second; m.Reads += 4; m.AtRisk += 90; m.Memory += 1 << 20 }, 0},
 		"better":                  {func(m *Measured) { m.P99, m.Reads, m.Memory, m.AtRisk = 0, 0, 0, 0 }, 0},
 		"tiny figures":            {func(m *Measured) { m.HitRatio, m.Refused = 0.996, 0.4 }, 0},
 		"hits":                    {func(m *Measured) { m.HitRatio = 0.99 }, 1},
 		"age":                     {func(m *Measured) { m.P99 += 6 * time.Second }, 1},
 		"requests and refusals":   {func(m *Measured) { m.Reads += 6; m.Refused = 1 }, 2},
-		"memory":                  {func(m *Measured) { m.Memory *= 2 }, 1},
-		"usage at risk":           {func(m *Measured) { m.AtRisk += 300 }, 1},
+		"memory":                  {func(m *Measured) { m.Memory += 2 << 20 }, 1},
+		"usage at risk":           {func(m *Measured) { m.AtRisk += 110 }, 1},
 		"usage requests per 1000": {func(m *Measured) { m.PerThousand += 1 }, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var out bytes.Buffer
-			require.Equal(t, c.missed, compare(&out, good, with(c.change)))
+			require.Equal(t, c.missed, compare(&out, known(), good, with(c.change)))
 			require.Equal(t, c.missed, strings.Count(out.String(), "MISSED"))
 		})
 	}

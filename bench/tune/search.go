@@ -56,6 +56,9 @@ func (s *searcher) run() error {
 		return err
 	}
 	s.promise(s.w, base)
+	if err := s.frugal(todo); err != nil {
+		return err
+	}
 	for i := range todo {
 		if err := s.try(todo[i], todo[i:]); err != nil {
 			return err
@@ -75,6 +78,26 @@ func (s *searcher) run() error {
 	}
 	s.promise(s.w, final)
 	s.Final = true
+	return nil
+}
+
+// frugal begins with the settings that ask least for the freshness that is wanted,
+// where the defaults do not hold the bounds and those come nearer. Neither TTL nor
+// DenyTTL alone may be enough, and one at a time is all that is tried afterwards.
+func (s *searcher) frugal(todo []setting) error {
+	if len(s.Unmet) == 0 {
+		return nil
+	}
+	c := s.Best
+	c.TTL, c.DenyTTL = s.w.Freshness, s.w.Freshness
+	m, err := s.one("fewest requests", todo, c)
+	if err != nil {
+		return err
+	}
+	if s.w.excess(m) < s.w.excess(s.Promise) {
+		s.Best = c
+		s.promise(s.w, m)
+	}
 	return nil
 }
 

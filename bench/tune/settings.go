@@ -134,12 +134,12 @@ func settings() []setting {
 // far: the default, what is best so far, and what the workload suggests.
 func (s setting) tried(w Workload, best Candidate, quick bool) []Candidate {
 	base := defaults()
-	values := []float64{s.of(&base).get(), s.of(&best).get()}
-	other := s.values(w, best)
+	known := []float64{s.of(&base).get(), s.of(&best).get()}
+	other := slices.DeleteFunc(s.values(w, best), func(v float64) bool { return slices.Contains(known, v) })
 	if quick {
 		other = other[:min(1, len(other))]
 	}
-	values = append(values, other...)
+	values := append(known, other...)
 	var out []Candidate
 	for _, v := range values {
 		c := best

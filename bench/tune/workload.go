@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/dustin/go-humanize"
+	"go.yaml.in/yaml/v3"
 )
 
 // Workload is what a service asks of its Client, what it can spend, and what it
@@ -26,17 +27,33 @@ type Workload struct {
 	AtRisk    int           `yaml:"at-risk"`
 }
 
-// usual is the workload that is meant where nothing else is said.
+// usual is the workload that is meant where nothing else is said: one of ten
+// processes of a service for businesses.
+//
+//   - 2000 of them pay. A few are very large and most are small, which is what an
+//     exponent just above 1 says. A plan lists some thirty features.
+//   - A process serves two hundred requests a second and asks about ten features in
+//     each. Every fourth check is of something that is metered, and is used then.
+//   - The billing API takes 1000 reads a second in production, which ten processes
+//     share.
+//   - A plan that was changed by hand is seen within half a minute, and a process
+//     that is killed takes four seconds of usage with it.
+//   - The cache is a small part of a process's memory.
+//
+// The library's defaults do not hold that: its TTL does, but the denials that look
+// again after DenyTTL make more requests than the limit. What does is not far away.
 func usual() Workload {
 	return Workload{
-		Customers: 10_000, Features: 50, Checks: 5000, Zipf: 1.1, Usage: 1000, Cells: 5000,
+		Customers: 2000, Features: 30, Checks: 2000, Zipf: 1.1, Usage: 500, Cells: 2000,
 		Latency: 40 * time.Millisecond, RateLimit: 100, Family: "core",
-		Memory: 64 << 20, Freshness: time.Minute, AtRisk: 5000,
+		Memory: 64 << 20, Freshness: 30 * time.Second, AtRisk: 2000,
 	}
 }
 
-// mostGrants bounds what the billing API keeps in memory: 200 bytes a grant.
-const mostGrants = 5_000_000
+const (
+	mostGrants = 5_000_000 // what the billing API keeps in memory: 200 bytes a grant
+	mostMeters = 1000      // of one customer, whose answer lists them all
+)
 
 // validate reports everything that is wrong, each with its field, bound and value.
 func (w Workload) validate() error {
@@ -69,8 +86,11 @@ func (w Workload) validate() error {
 	if w.Family != "core" && w.Family != "sdk" {
 		errs = append(errs, fmt.Errorf("tune: family must be core or sdk, got %q", w.Family))
 	}
-	if grants := w.Customers * w.Features; len(errs) == 0 && grants > mostGrants {
-		errs = append(errs, fmt.Errorf("tune: customers × features must be at most %d, got %d", mostGrants, grants))
+	if len(errs) == 0 && w.Cells > mostMeters*w.Customers {
+		errs = append(errs, fmt.Errorf("tune: cells must be at most %d for each of %d customers, got %d", mostMeters, w.Customers, w.Cells))
+	}
+	if grants := w.Customers*w.Features + w.Cells; len(errs) == 0 && grants > mostGrants {
+		errs = append(errs, fmt.Errorf("tune: customers × features + cells must be at most %d, got %d", mostGrants, grants))
 	}
 	return errors.Join(errs...)
 }
@@ -91,5 +111,13 @@ func (s *Size) UnmarshalText(text []byte) error {
 		return fmt.Errorf("must be a size like 64MiB, got %q", text)
 	}
 	*s = Size(n)
+	return nil
+}
+
+// UnmarshalYAML is UnmarshalText, whose error alone would not say where.
+func (s *Size) UnmarshalYAML(node *yaml.Node) error {
+	if err := s.UnmarshalText([]byte(node.Value)); err != nil {
+		return fmt.Errorf("line %d: %w", node.Line, err)
+	}
 	return nil
 }

@@ -31,8 +31,8 @@ func (c *Client) hit(is shown, number int, enabled bool, now int64) {
 // explain is the whole Decision of a verdict that is fixed: the one that judge
 // comes to when there is nothing to compare.
 func (c *Client) explain(is shown, number int, enabled bool, now int64, d *Decision) {
-	if i := is.plan.byNumber[number]; i != 0 {
-		g := &is.plan.grants[i-1]
+	if is.plan.verdictsOf(number).valued&(1<<(uint(number)%64)) != 0 {
+		g := &is.plan.grants[is.plan.byNumber[number]-1]
 		d.Kind, d.Text = g.kind, g.text
 		if g.kind == KindNumeric {
 			d.Limit = g.limit

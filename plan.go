@@ -12,15 +12,15 @@ import (
 // whatever the backend calls it, so that a customer costs its key and its clock
 // and the grants stay in the processor's cache. Immutable.
 type plan struct {
-	name   string
-	dated  int // grants that have a part of the customer's own
-	grants []grant
-	index  *featureIndex
-
 	// What the hot path needs of features by number: the first 64 beside the rest
 	// of the plan, those after them in more.
 	first verdicts
 	more  []verdicts
+
+	name   string
+	dated  int // grants that have a part of the customer's own
+	grants []grant
+	index  *featureIndex
 
 	byNumber []uint32         // index into grants plus one, 0 = not granted
 	byCode   map[string]int32 // index into grants, of codes that have no number
@@ -30,6 +30,7 @@ type plan struct {
 type verdicts struct {
 	fixed   uint64 // nothing but enabled decides, at any time: not metered, never expires, or not granted
 	enabled uint64
+	valued  uint64 // there is more to say than yes or no: a number or a text
 }
 
 // grant is one feature of a plan.
@@ -139,15 +140,18 @@ func newPlan(e *Entitlements, index *featureIndex) *plan {
 		if g.Enabled {
 			p.verdictsOf(n).enabled |= bit
 		}
+		if g.Kind != KindBoolean || g.Text != "" {
+			p.verdictsOf(n).valued |= bit
+		}
 	}
 	return p
 }
 
 func (p *plan) verdictsOf(number int) *verdicts {
-	if number < 64 {
+	if uint(number) < 64 {
 		return &p.first
 	}
-	return &p.more[number/64-1]
+	return &p.more[uint(number)/64-1]
 }
 
 // planHash is equal for equal content, in whatever order a map yields it.

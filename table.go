@@ -71,9 +71,10 @@ const (
 
 func newTable(customers int, clock *clock, cfg *Config) *table {
 	sets := int(float64(customers)/setLoad) + 1
+	longest := int64(cfg.MaxStale) - clock.margin
 	return &table{
 		tags: make([]atomic.Uint64, sets), sets: make([]set, sets), displaced: make([]atomic.Int32, sets),
-		clock: clock, fresh: int64(cfg.TTL), longest: int64(cfg.MaxStale) - clock.margin,
+		clock: clock, fresh: min(int64(cfg.TTL), longest), longest: longest,
 		useShift: uint8(min(32, max(0, bits.Len64(uint64(cfg.IdleAfter/64))-1))),
 	}
 }
@@ -151,7 +152,7 @@ func (t *table) age(is shown, now int64) int64 {
 	if is.stale {
 		return now - is.until + t.longest
 	}
-	return now - is.until + min(t.fresh, t.longest)
+	return now - is.until + t.fresh
 }
 
 // find returns the entry of key, or nil.

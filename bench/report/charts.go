@@ -22,12 +22,15 @@ type drawing struct {
 	draw          func(draw.Canvas)
 }
 
-// allCharts are what can be drawn. make returns false when there are no rows for it.
-var allCharts = []struct {
+// chart is one that can be drawn. make returns false when there are no rows for it.
+type chart struct {
 	path string // below the root
-	alt  string // what it shows, in README.md
+	alt  string // what it shows, for who does not see it
 	make func([]raw.Row) (drawing, bool)
-}{
+}
+
+// allCharts has that of README.md first.
+var allCharts = []chart{
 	{"docs/img/checks.svg", "A check, by peer", checksChart},
 	{"docs/img/hitratio.svg", "Hits by capacity of the cache, by trace and peer", hitRatioChart},
 	{"docs/img/latency.svg", "Percentiles of the latency of a call", latencyChart},

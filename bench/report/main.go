@@ -1,5 +1,5 @@
 // Report turns the raw results of bench/results into the tables of README.md and
-// the charts of docs/img.
+// docs/numbers.md, and the charts of docs/img.
 package main
 
 import (
@@ -53,7 +53,7 @@ func run(root string, check bool, out io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", readme, err)
 	}
-	files = append(files, file{"README.md", []byte(page)})
+	files = append(files, file{numbersPath, []byte(numbersText(r))}, file{"README.md", []byte(page)})
 	if check {
 		return compare(root, files)
 	}

@@ -42,18 +42,19 @@ func TestRunWritesAndChecks(t *testing.T) {
 	root := repository(t, page)
 	require.EqualError(t, run(root, true, &bytes.Buffer{}), strings.Join([]string{
 		"docs/img/checks.svg is missing", "docs/img/hitratio.svg is missing", "docs/img/latency.svg is missing",
-		"README.md is not what bench/results gives",
+		"docs/numbers.md is missing", "README.md is not what bench/results gives",
 	}, "\n"))
 	require.Equal(t, page, content(t, root, "README.md"), "a check writes nothing")
 
 	var out bytes.Buffer
 	require.NoError(t, run(root, false, &out))
-	require.Equal(t, "docs/img/checks.svg\ndocs/img/hitratio.svg\ndocs/img/latency.svg\nREADME.md\n", out.String())
+	require.Equal(t, "docs/img/checks.svg\ndocs/img/hitratio.svg\ndocs/img/latency.svg\ndocs/numbers.md\nREADME.md\n", out.String())
 	require.NoError(t, run(root, true, &out))
 	readme := content(t, root, "README.md")
 	speed, work, _ := strings.Cut(readme, end)
 	require.Contains(t, work, "\n| Allowed | ≤ 1.60 × floor | 1.09 × | pass |\n")
-	require.Contains(t, speed, "\n![Hits by capacity of the cache, by trace and peer](docs/img/hitratio.svg)\n")
+	require.Contains(t, speed, "\n![A check, by peer](docs/img/checks.svg)\n")
+	require.Contains(t, content(t, root, "docs/numbers.md"), "\n![Hits by capacity of the cache, by trace and peer](img/hitratio.svg)\n")
 	require.True(t, strings.HasPrefix(readme, "# Title\n") && strings.HasSuffix(readme, "\nThe end.\n"))
 
 	out.Reset()
@@ -151,8 +152,17 @@ Xeon, 2 CPUs, linux/amd64, go1.26.8 · 2026-11-21; 2026-11-22 · `+"`go run ./be
 
 | work | bar | measured |  |
 |---|---|---|---|
-| checks: 10 000 customers, uniform, 1 core | ≤ 1.60 × floor | 1.09 × (73.7 ns, floor 67.2 ns), 1.5 allocs | pass |
-| caching: churn, capacity 10 % | ≥ best peer − 3 points | 70.9 % hits | **FAIL** |
+| Allowed, 10 000 customers, uniform, 1 core | ≤ 1.60 × floor | 1.09 × (73.7 ns, floor 67.2 ns), 1.5 allocs | pass |
+| hit ratio, churn, capacity 10 % | ≥ best peer − 3 points | 70.9 % hits | **FAIL** |
+
+![A check, by peer](docs/img/checks.svg)
+
+[docs/numbers.md](docs/numbers.md) has every peer, workload and trace.
+`, speedText(r))
+
+	require.Equal(t, `# Numbers
+
+What `+"`make bench` measured besides what [README.md](../README.md) shows"+`, which says where, and what the floor is.
 
 A check, 10 000 customers, in times the floor: the median, and in brackets the quartiles.
 
@@ -181,12 +191,10 @@ Latency: a load.
 |---|---:|---:|---:|---:|
 | Allowed | 120ns | 2.4µs | 1ms | 2ms |
 
-![A check, by peer](docs/img/checks.svg)
+![Hits by capacity of the cache, by trace and peer](img/hitratio.svg)
 
-![Hits by capacity of the cache, by trace and peer](docs/img/hitratio.svg)
-
-![Percentiles of the latency of a call](docs/img/latency.svg)
-`, speedText(r))
+![Percentiles of the latency of a call](img/latency.svg)
+`, numbersText(r))
 }
 
 func TestBarsText(t *testing.T) {
@@ -226,4 +234,19 @@ func content(t *testing.T, root, name string) string {
 	data, err := os.ReadFile(filepath.Join(root, name))
 	require.NoError(t, err)
 	return string(data)
+}
+
+func TestTitles(t *testing.T) {
+	for want, r := range map[string]raw.Row{
+		"Allowed, few, 1 core":                   {Suite: "checks", Who: "entitlements", Work: "few", Cores: 1},
+		"Customer.Allowed(Feature), few, 1 core": {Suite: "checks", Who: "entitlements, handle", Work: "few", Cores: 1},
+		"LaunchDarkly, few, 2 cores":             {Suite: "checks", Who: "LaunchDarkly", Work: "few", Cores: 2},
+		"Track, many cells":                      {Suite: "recorders", Who: "entitlements", Work: "many cells"},
+		"Track with SpoolDir, many cells":        {Suite: "recorders", Who: "entitlements, on disk", Work: "many cells"},
+		"memory, many":                           {Suite: "memory", Who: "entitlements", Work: "many"},
+		"hit ratio, churn":                       {Suite: "caching", Who: "entitlements", Work: "churn"},
+		"Decide, few":                            {Suite: "reads", Who: "entitlements", Work: "Decide, few"},
+	} {
+		require.Equal(t, want, titled(r))
+	}
 }

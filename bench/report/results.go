@@ -118,6 +118,29 @@ func bySuite(a, b raw.Row) int {
 	return place(a) - place(b)
 }
 
+// titled is what a row is about, for who does not know its suite.
+func titled(r raw.Row) string {
+	title := text.Title(r)
+	switch {
+	case r.Suite == "checks" && r.Who == "entitlements":
+		return "Allowed, " + title
+	case r.Suite == "checks" && r.Who == "entitlements, handle":
+		r.Who = "Customer.Allowed(Feature)"
+		return text.Title(r)
+	case r.Suite == "recorders" && r.Who == "entitlements":
+		return "Track, " + title
+	case r.Suite == "recorders" && r.Who == "entitlements, on disk":
+		r.Who = "Track with SpoolDir"
+		return text.Title(r)
+	case r.Suite == "memory":
+		return "memory, " + title
+	case r.Suite == "caching":
+		return "hit ratio, " + title
+	default:
+		return title
+	}
+}
+
 // judged are the rows that have a bar.
 func judged(rows []raw.Row) []bar {
 	var bars []bar
@@ -125,7 +148,7 @@ func judged(rows []raw.Row) []bar {
 		if r.Bar == "" {
 			continue
 		}
-		b := bar{work: r.Suite + ": " + text.Title(r), bar: r.Bar, measured: text.Measured(r), verdict: "–"}
+		b := bar{work: titled(r), bar: r.Bar, measured: text.Measured(r), verdict: "–"}
 		if r.Pass != nil {
 			b.verdict = failed
 			if *r.Pass {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"path"
 	"slices"
 	"strings"
 
@@ -14,22 +15,39 @@ const how = "The floor is a look-up of the same keys in a plain `map[string]*pla
 	"service would do without a library. Each slice of the work lies between two slices of the floor; a ratio is the median of the " +
 	"rounds. ns are wall time divided by the calls of all goroutines."
 
-// speedText is what README.md has of the rows.
+// speedText is what README.md has of the rows: what has a bar, and the first chart.
 func speedText(r results) string {
 	var b strings.Builder
 	if line := provenance(r.headers); line != "" {
 		fmt.Fprintf(&b, "%s\n\n%s\n\n", how, line)
 	}
 	barTable(&b, judged(r.rows))
+	images(&b, r.rows, allCharts[:1], "")
+	fmt.Fprintf(&b, "\n[%s](%[1]s) has every peer, workload and trace.\n", numbersPath)
+	return b.String()
+}
+
+// numbersPath is where the rest of the rows is.
+const numbersPath = "docs/numbers.md"
+
+// numbersText is that file.
+func numbersText(r results) string {
+	var b strings.Builder
+	fmt.Fprint(&b, "# Numbers\n\nWhat `make bench` measured besides what [README.md](../README.md) shows, which says where, and what the floor is.\n")
 	checkTables(&b, ofSuite(r.rows, "checks"))
 	recorderTables(&b, ofSuite(r.rows, "recorders"))
 	latencyTable(&b, ofSuite(r.rows, "latency"))
-	for _, c := range allCharts {
-		if _, ok := c.make(r.rows); ok {
-			fmt.Fprintf(&b, "\n![%s](%s)\n", c.alt, c.path)
+	images(&b, r.rows, allCharts[1:], path.Dir(numbersPath)+"/")
+	return b.String()
+}
+
+// images shows charts on a page in a directory.
+func images(b *strings.Builder, rows []raw.Row, charts []chart, dir string) {
+	for _, c := range charts {
+		if _, ok := c.make(rows); ok {
+			fmt.Fprintf(b, "\n![%s](%s)\n", c.alt, strings.TrimPrefix(c.path, dir))
 		}
 	}
-	return b.String()
 }
 
 // barsText is what README.md has of bars.txt.

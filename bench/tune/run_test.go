@@ -97,7 +97,7 @@ func TestSimulatedLimits(t *testing.T) {
 	c.MaxCustomers = 10
 	m := simulate(t, small(), c, span{5 * time.Second, 10 * time.Second})
 	require.Less(t, m.HitRatio, 0.9)
-	require.Greater(t, m.Reads, 20.0)
+	require.Greater(t, m.Reads, 5.0, "to keep ten fresh takes one in three seconds")
 
 	w := small()
 	w.RateLimit = 2 // of 20 customers, all due every 4 s

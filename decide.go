@@ -122,8 +122,8 @@ const (
 )
 
 // decide answers every question that the hot path does not: from the entry, or by
-// policy. d is the zero Decision,
-// and is filled in: it is too large to be handed up from function to function.
+// policy. d is the zero Decision, and is filled in: it is too large to be handed
+// up from function to function.
 func (c *Client) decide(hash uint64, q *question, d *Decision) {
 	e := c.cache.find(hash, q.customer)
 	if e != nil && c.answer(e, q, d) {

@@ -82,9 +82,9 @@ func (l *loader) attempt(ctx context.Context, slot *callSlot, loads []*load, pro
 	sets, err := protect(ctx, l.running, slot.release, func() ([]*Entitlements, error) { return l.ask(ctx, loads) })
 	received, wallReceived := l.clock.precise(), time.Now()
 	v, told := fetchVerdict(err), err
-	good := false
+	good, last := false, new(atomic.Pointer[reading])
 	for i, ld := range loads {
-		ld.sequence, ld.sent, ld.received = sequence, sent, received
+		ld.sequence, ld.sent, ld.received, ld.last = sequence, sent, received, last
 		ld.set, ld.err = nil, err
 		switch {
 		case errors.Is(err, ErrNotModified):

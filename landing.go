@@ -229,8 +229,8 @@ func (l *loader) newOwn(hash uint64, e *entry, p *plan, ld *load, oldPlan *plan,
 		}
 	}
 	l.attach(hash, e, p, figures)
-	o := newOwn(p, strings.Clone(set.Version), asOf, serverTime, figures, l.last.Load())
-	l.last.Store(o.reading)
+	o := packOwn(p, strings.Clone(set.Version), asOf, serverTime, figures, ld.last.Load())
+	ld.last.Store(o.reading)
 	return o
 }
 
@@ -243,7 +243,7 @@ func (l *loader) again(hash uint64, e *entry, p *plan, o *own) *own {
 	var few [4]figure
 	figures := o.figures(few[:0])
 	if l.attach(hash, e, p, figures) {
-		return newOwn(p, o.version, o.reading.asOf, o.reading.serverTime, figures, nil)
+		return packOwn(p, o.version, o.reading.asOf, o.reading.serverTime, figures, nil)
 	}
 	return o
 }

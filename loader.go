@@ -34,7 +34,6 @@ type loader struct {
 	conditional ConditionalSource
 	batches     BatchSource
 
-	last  atomic.Pointer[reading] // the next answer may say the same
 	stats struct{ fetches, failures, shed atomic.Uint64 }
 
 	mu       sync.Mutex // guards the fields below
@@ -74,6 +73,7 @@ type load struct {
 	sequence uint64
 	sent     int64 // precise
 	received int64
+	last     *atomic.Pointer[reading] // of those that one call fetches: the next may say the same
 }
 
 // attempt is what may be said of a load while it is under way. Guarded by

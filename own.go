@@ -22,9 +22,9 @@ type reading struct {
 	each       []figure // instead, when they differ in more: by grant.own
 }
 
-// newOwn packs figures, by grant.own, which it does not keep. It shares the last
+// packOwn packs figures, by grant.own, which it does not keep. It shares the last
 // reading when that says the same.
-func newOwn(p *plan, version string, asOf, serverTime int64, figures []figure, last *reading) *own {
+func packOwn(p *plan, version string, asOf, serverTime int64, figures []figure, last *reading) *own {
 	o := &own{plan: p, version: version}
 	r := reading{asOf: asOf, serverTime: serverTime}
 	switch {
@@ -41,7 +41,8 @@ func newOwn(p *plan, version string, asOf, serverTime int64, figures []figure, l
 	if last != nil && last.says(&r) {
 		o.reading = last
 	} else {
-		o.reading = &reading{r.asOf, r.serverTime, r.all, r.each}
+		kept := r // a copy, so that one that is shared is not made on the heap first
+		o.reading = &kept
 	}
 	return o
 }

@@ -254,7 +254,7 @@ func (c *Client) restoreEntry(saved *savedCustomer, p *plan, asleep int64) bool 
 				figures[i].fetched = -1 // 0 says that there is none
 			}
 		}
-		o = newOwn(p, saved.version, saved.asOf, saved.serverTime, figures, nil)
+		o = packOwn(p, saved.version, saved.asOf, saved.serverTime, figures, nil)
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()

@@ -296,8 +296,8 @@ func (t *table) remove(hash uint64, e *entry) {
 	}
 }
 
-// all returns every entry: about so many. It holds up the writers for some twenty
-// nanoseconds an entry.
+// all returns every entry: about so many. It holds up the writers, not the readers,
+// while it copies the pointers.
 func (t *table) all(about int) []*entry {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -108,6 +108,10 @@ func (l *loader) dispatchLocked(now int64) {
 		if class == loadClasses {
 			return
 		}
+		if wait := l.fillWait(class, now); wait > 0 {
+			l.paceLocked(wait)
+			return
+		}
 		if now < l.paceAt {
 			l.paceLocked(l.paceAt - now)
 			return
@@ -141,6 +145,35 @@ func (l *loader) dispatchLocked(now int64) {
 			finish(loads, ErrClosed)
 		}
 	}
+}
+
+// fillWait is how long a batch is better waited for: Warm goes on bringing
+// customers.
+func (l *loader) fillWait(class loadClass, now int64) int64 {
+	switch {
+	case class != loadCold || l.warming == 0 || len(l.queues[loadCold]) >= maxBatch:
+		l.fillBy = 0
+	case l.fillBy == 0:
+		l.fillBy = now + fillWithin
+	case now >= l.fillBy:
+		l.fillBy = 0
+	}
+	return max(0, l.fillBy-now)
+}
+
+// warm notes that Warm begins, and returns what ends it.
+func (l *loader) warm() (done func()) {
+	if l.batches == nil {
+		return func() {}
+	}
+	add := func(n int) {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.warming += n
+		l.dispatchLocked(l.clock.precise())
+	}
+	add(1)
+	return func() { add(-1) }
 }
 
 // nextClassLocked is the first queue with a load that may start.

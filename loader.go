@@ -38,8 +38,10 @@ type loader struct {
 
 	mu       sync.Mutex // guards the fields below
 	queues   [loadClasses][]*load
-	busy     int // calls into the Source that have not returned, in time or not
-	busyBack int // those of them that only refresh
+	busy     int   // calls into the Source that have not returned, in time or not
+	busyBack int   // those of them that only refresh
+	warming  int   // calls of Warm
+	fillBy   int64 // precise: until then a batch may fill; 0 = none is waited for
 	attempts map[string]*attempt
 	paceAt   int64
 	pacing   bool
@@ -106,6 +108,9 @@ const (
 
 	// maxBatch is the most customers in one FetchBatch.
 	maxBatch = 100
+
+	// fillWithin is how long Warm's loads wait for others to fill a batch.
+	fillWithin = int64(5 * time.Millisecond)
 
 	// maxAbsent bounds what is remembered about customers that are not there.
 	maxAbsent = 1 << 14

@@ -297,6 +297,7 @@ func TestRule12_WarmOfManyIsOneFetchEach(t *testing.T) {
 	for _, customer := range all {
 		require.Equal(t, 1, seen[customer]+src.Calls(customer), customer)
 	}
+	require.LessOrEqual(t, c.Stats().Source.Fetches, uint64(customers/10), "batches fill, however fast the Source is")
 	require.Equal(t, customers, c.Stats().Cache.Customers)
 	require.Zero(t, c.Stats().Cache.Evictions)
 	report, err = c.Warm(t.Context(), nil)

@@ -53,6 +53,7 @@ func (c *Client) warm(ctx context.Context, customers iter.Seq[string]) (WarmRepo
 		ahead *= warmAhead
 	}
 	group.SetLimit(min(ahead, maxQueued/4))
+	defer c.loader.warm()()
 	for customer := range customers {
 		if ctx.Err() != nil || c.clock.closed() {
 			break

@@ -1,6 +1,9 @@
 package entitlements
 
-import "slices"
+import (
+	"slices"
+	"unsafe"
+)
 
 // own is a customer's part of a snapshot. Immutable.
 //
@@ -11,7 +14,42 @@ type own struct {
 	plan    *plan
 	version string
 	reading *reading
-	used    []int64 // by grant.own, when the reading has one figure for all
+	used    *int64 // the first of them, by grant.own, when the reading has one figure for all
+}
+
+// newOwn makes room for what n figures have of their own, where they are few in
+// one piece with the rest.
+func newOwn(n int) *own {
+	switch n {
+	case 0:
+		return new(own)
+	case 1:
+		o := new(struct {
+			own
+			used [1]int64
+		})
+		o.own.used = &o.used[0]
+		return &o.own
+	case 2, 3:
+		o := new(struct {
+			own
+			used [3]int64
+		})
+		o.own.used = &o.used[0]
+		return &o.own
+	default:
+		return &own{used: unsafe.SliceData(make([]int64, n))}
+	}
+}
+
+// useds is what was used of each, empty when the reading has whole figures.
+func (o *own) useds() []int64 { return unsafe.Slice(o.used, o.counts()) }
+
+func (o *own) counts() int {
+	if o.used == nil {
+		return 0
+	}
+	return o.plan.dated
 }
 
 // reading is when and how a backend read what it told. Immutable.
@@ -25,18 +63,19 @@ type reading struct {
 // packOwn packs figures, by grant.own, which it does not keep. It shares the last
 // reading when that says the same.
 func packOwn(p *plan, version string, asOf, serverTime int64, figures []figure, last *reading) *own {
-	o := &own{plan: p, version: version}
 	r := reading{asOf: asOf, serverTime: serverTime}
-	switch {
-	case !alike(figures):
+	var o *own
+	if alike(figures) {
+		o = newOwn(len(figures))
+	} else {
+		o = new(own)
 		r.each = slices.Clone(figures)
-	case len(figures) > 0:
+	}
+	o.plan, o.version = p, version
+	for i := range o.useds() {
 		r.all = figures[0]
 		r.all.used = 0
-		o.used = make([]int64, len(figures))
-		for i := range figures {
-			o.used[i] = figures[i].used
-		}
+		o.useds()[i] = figures[i].used
 	}
 	if last != nil && last.says(&r) {
 		o.reading = last
@@ -69,14 +108,14 @@ func (o *own) figure(g *grant) figure {
 		return r.each[g.own]
 	}
 	f := o.reading.all
-	f.used = o.used[g.own]
+	f.used = o.useds()[g.own]
 	return f
 }
 
 // figures unpacks all of them, into a slice that may be reused.
 func (o *own) figures(into []figure) []figure {
 	into = append(into[:0], o.reading.each...)
-	for _, used := range o.used {
+	for _, used := range o.useds() {
 		f := o.reading.all
 		f.used = used
 		into = append(into, f)

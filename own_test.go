@@ -20,7 +20,7 @@ func TestOwnKeepsEveryFigureAsItWas(t *testing.T) {
 		"the same two": {daily, daily},
 	} {
 		t.Run(name, func(t *testing.T) {
-			o := packOwn(nil, "v", 7, 8, figures, nil)
+			o := packOwn(&plan{dated: len(figures)}, "v", 7, 8, figures, nil)
 			require.Equal(t, "v", o.version)
 			require.Equal(t, [2]int64{7, 8}, [2]int64{o.reading.asOf, o.reading.serverTime})
 			for i, f := range figures {
@@ -42,17 +42,17 @@ func TestOwnSharesAReadingThatSaysTheSame(t *testing.T) {
 	more, later, mixed := f, f, []figure{f, {resets: 1}}
 	more.used = 9
 	later.fetched++
-	first := packOwn(nil, "a", 1, 2, []figure{f, f}, nil)
-	second := packOwn(nil, "b", 1, 2, []figure{more}, first.reading)
+	first := packOwn(&plan{dated: 2}, "a", 1, 2, []figure{f, f}, nil)
+	second := packOwn(&plan{dated: 1}, "b", 1, 2, []figure{more}, first.reading)
 	require.Same(t, first.reading, second.reading)
 	require.Equal(t, more, second.figure(&grant{own: 0}))
 	for name, o := range map[string]*own{
-		"another fetch":       packOwn(nil, "", 1, 2, []figure{later}, first.reading),
-		"another AsOf":        packOwn(nil, "", 0, 2, []figure{f}, first.reading),
-		"another ServerTime":  packOwn(nil, "", 1, 0, []figure{f}, first.reading),
-		"figures that differ": packOwn(nil, "", 1, 2, mixed, first.reading),
+		"another fetch":       packOwn(&plan{dated: 1}, "", 1, 2, []figure{later}, first.reading),
+		"another AsOf":        packOwn(&plan{dated: 1}, "", 0, 2, []figure{f}, first.reading),
+		"another ServerTime":  packOwn(&plan{dated: 1}, "", 1, 0, []figure{f}, first.reading),
+		"figures that differ": packOwn(&plan{dated: len(mixed)}, "", 1, 2, mixed, first.reading),
 	} {
 		require.NotSame(t, first.reading, o.reading, name)
 	}
-	require.Equal(t, mixed, packOwn(nil, "", 1, 2, mixed, packOwn(nil, "", 1, 2, mixed, nil).reading).figures(nil))
+	require.Equal(t, mixed, packOwn(&plan{dated: len(mixed)}, "", 1, 2, mixed, packOwn(&plan{dated: len(mixed)}, "", 1, 2, mixed, nil).reading).figures(nil))
 }

@@ -1,8 +1,10 @@
 package entitlements
 
 import (
+	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // books holds the accounts of all customers whose usage here may be missing from
@@ -15,11 +17,13 @@ import (
 type books struct {
 	shards [64]struct {
 		mu       sync.Mutex // guards accounts; taken before an account's own lock
-		accounts map[string]*account
+		accounts accountIndex
 	}
 	entryOf  func(hash uint64, customer string) *entry // the cached entry, or nil
 	features *featureIndex
-	reads    atomic.Int32 // whether answers can be older than their fetch
+	tick     int64         // of the clock: see figure.contains
+	requeue  func(*record) // of a cell that a meter takes over
+	reads    atomic.Int32  // whether answers can be older than their fetch
 }
 
 // Values of books.reads. Until the first answer nobody knows.
@@ -29,12 +33,8 @@ const (
 	readsMayLag
 )
 
-func newBooks(entryOf func(uint64, string) *entry, features *featureIndex) *books {
-	b := &books{entryOf: entryOf, features: features}
-	for i := range b.shards {
-		b.shards[i].accounts = make(map[string]*account)
-	}
-	return b
+func newBooks(entryOf func(uint64, string) *entry, features *featureIndex, tick time.Duration) *books {
+	return &books{entryOf: entryOf, features: features, tick: int64(tick)}
 }
 
 // find returns the account of a customer, or nil.
@@ -42,25 +42,30 @@ func (b *books) find(hash uint64, customer string) *account {
 	s := &b.shards[hash%uint64(len(b.shards))]
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.accounts[customer]
+	return s.accounts.find(hash, customer)
 }
 
 // obtain returns the account of a customer, and makes one if there is none.
 func (b *books) obtain(hash uint64, customer string) *account {
 	s := &b.shards[hash%uint64(len(b.shards))]
+	e := b.entryOf(hash, customer)
 	s.mu.Lock()
-	a := s.accounts[customer]
+	a := s.accounts.find(hash, customer)
 	if a == nil {
-		a = newAccount(customer, hash, b.features)
-		s.accounts[a.customer()] = a
+		key := strings.Clone(customer) // a caller's may be part of something larger
+		if e != nil {
+			key = e.key
+		}
+		a = newAccount(key, hash)
+		s.accounts.add(hash, a)
 	}
 	s.mu.Unlock()
-	if e := b.entryOf(hash, customer); e != nil && e.account.Load() != a {
+	if e = b.entryOf(hash, customer); e != nil && e.account.Load() != a {
 		// The same order as an install: the entry's lock, then the account's.
 		e.mu.Lock()
 		if !e.gone.Load() {
 			a.mu.Lock()
-			if !a.retired {
+			if !a.isLocked(accountRetired) {
 				b.bindLocked(a, e)
 			}
 			a.mu.Unlock()
@@ -107,18 +112,21 @@ func (b *books) show(e *entry) {
 	defer e.mu.Unlock()
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if !a.retired {
+	if !a.isLocked(accountRetired) {
 		b.bindLocked(a, e)
 	}
 }
 
 // bindLocked lets a cached entry show an account. Both locks are held.
 func (b *books) bindLocked(a *account, e *entry) {
-	if was := a.first.entry; was == nil || was.gone.Load() {
-		a.first.entry = e
+	if was := a.entry.Load(); was == nil || was.gone.Load() {
+		a.showLocked(e, b)
 	}
 	if was := e.account.Load(); was != nil && was != a {
-		a.inheritLocked(was, e)
+		a.inheritLocked(was, e, b)
+	}
+	if p, o := e.content(); o != nil {
+		a.fitCellsLocked(p, o.figure, b)
 	}
 	for m := range a.meters() {
 		m.learnLocked(e)
@@ -133,17 +141,21 @@ func (b *books) sweep(shard int, since, lostSince, backendNow int64, visit func(
 	s := &b.shards[shard%len(b.shards)]
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for customer, a := range s.accounts {
+	var retired []*account
+	for a := range s.accounts.all {
 		a.mu.Lock()
 		visit(a)
-		switch quiet := a.quietLocked(since, lostSince, backendNow); {
-		case quiet && a.idle:
-			a.retired = true
-			delete(s.accounts, customer)
+		switch quiet := a.quietLocked(since, lostSince, backendNow, b); {
+		case quiet && a.isLocked(accountIdle):
+			a.setLocked(accountRetired, true)
+			retired = append(retired, a)
 		default:
-			a.idle = quiet
+			a.setLocked(accountIdle, quiet)
 		}
 		a.mu.Unlock()
+	}
+	for _, a := range retired {
+		s.accounts.remove(a)
 	}
 }
 
@@ -151,7 +163,7 @@ func (b *books) sweep(shard int, since, lostSince, backendNow int64, visit func(
 func (b *books) each(f func(*account)) {
 	for i := range b.shards {
 		b.shards[i].mu.Lock()
-		for _, a := range b.shards[i].accounts {
+		for a := range b.shards[i].accounts.all {
 			a.mu.Lock()
 			f(a)
 			a.mu.Unlock()

@@ -256,17 +256,14 @@ func (c *Client) judge(e *entry, q *question, d *Decision) bool {
 }
 
 // look is the verdict on one more unit of a grant that has a part of the
-// customer's own. A meter knows of it what matters, and is as new as the plan or
+// customer's own. The account knows of it what matters, and is as new as the plan or
 // newer, since an install reaches it first. Without one the snapshot tells. It
 // reports false when there is none any more.
 func (c *Client) look(e *entry, g *grant, q *question, d *Decision) bool {
 	if a := e.account.Load(); a != nil && g.kind == KindMetered {
-		if m := a.meter(g.code); m != nil {
-			if v := m.view.Load(); v.known() {
-				now := c.clock.backendNear(v.expires.Load(), v.resets)
-				d.judge(g, m.read(now), now, 1)
-				return true
-			}
+		if r, now, known := a.read(g.code, c.features, c.clock); known {
+			d.judge(g, r, now, 1)
+			return true
 		}
 	}
 	p, o := e.content()

@@ -93,13 +93,19 @@ func (b *batcher) nextLocked(now int64, probe bool) (*delivery, int64) {
 	}
 	var take []*record
 	for len(take) < b.limits.MaxBatch && len(b.ready) > 0 {
-		r := b.ready[0]
-		b.ready[0], b.ready = nil, b.ready[1:]
-		if len(b.suspects) > 0 && b.suspectLocked(r, now) {
-			b.alone = append(b.alone, r)
-			continue
+		from := len(take)
+		take = b.takeReadyLocked(b.limits.MaxBatch-from, take)
+		if len(b.suspects) > 0 {
+			kept := take[:from]
+			for _, r := range take[from:] {
+				if b.suspectLocked(r, now) {
+					b.alone = append(b.alone, r)
+				} else {
+					kept = append(kept, r)
+				}
+			}
+			take = kept
 		}
-		take = append(take, r)
 	}
 	switch {
 	case len(take) > 0:
@@ -110,6 +116,21 @@ func (b *batcher) nextLocked(now int64, probe bool) (*delivery, int64) {
 		return b.aloneLocked(now), 0
 	}
 	return nil, wait
+}
+
+// takeReadyLocked takes the first of what is ready, or so many of it, and appends
+// its records. It may be that there is none.
+func (b *batcher) takeReadyLocked(most int, records []*record) []*record {
+	q, all := b.ready[0], true
+	if q.record != nil {
+		records = append(records, q.record)
+	} else {
+		records, all = b.sealLocked(q.account, most, records)
+	}
+	if all {
+		b.ready[0], b.ready = queued{}, b.ready[1:]
+	}
+	return records
 }
 
 // aloneLocked takes the next record that travels alone.
@@ -172,11 +193,9 @@ func (b *batcher) newDelivery(records []*record) *delivery {
 	next := b.newIDs(1 + len(records))
 	d.batch.ID = next()
 	for i, r := range records {
-		a := r.meter.account
+		a := r.account
 		a.mu.Lock()
-		if r.meter.open == r {
-			r.meter.sealLocked()
-		}
+		r.sealLocked()
 		if r.id == "" {
 			r.id = next()
 		}
@@ -314,10 +333,10 @@ func (b *batcher) apply(d *delivery, o outcome, sent, now int64) []*delivery {
 // lock.
 func (b *batcher) eachRecord(records []*record, f func(*record)) {
 	for _, r := range records {
-		a := r.meter.account
+		a := r.account
 		a.mu.Lock()
 		if !r.settled() {
-			r.meter.syncLocked()
+			r.syncLocked()
 			f(r)
 		}
 		a.mu.Unlock()
@@ -325,7 +344,9 @@ func (b *batcher) eachRecord(records []*record, f func(*record)) {
 }
 
 func (b *batcher) recountLocked(r *record) {
-	r.meter.recountLocked(r, int64(b.clock.tick))
+	if r.meter != nil { // else it counts in full, sent or not
+		r.meter.recountLocked(r, int64(b.clock.tick))
+	}
 }
 
 // newBackOff is the waits between attempts: exponential, jittered, without end.

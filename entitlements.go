@@ -53,7 +53,7 @@ func New(cfg Config) (*Client, error) {
 	if c.cache, err = newCache(&c.cfg, c.clock); err != nil {
 		return nil, err
 	}
-	books := newBooks(c.cache.find, c.features)
+	books := newBooks(c.cache.find, c.features, c.clock.tick)
 	c.dead = callbacks{running: c.running, log: cfg.Logger}
 	c.changes.calls = callbacks{running: c.running, log: cfg.Logger, bound: maxChanges}
 	c.warnings = callbacks{running: c.running, log: cfg.Logger, bound: maxWarnings}

@@ -141,16 +141,14 @@ func (e *entry) export() *Entitlements {
 	return out
 }
 
-// erase forgets the content.
-func (e *entry) erase() {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.fetched.Store(never)
-	e.plan.Store(nothing)
-	e.own.Store(nil)
-}
-
 // blank reports whether there is no content: not loaded yet, or forgotten.
 func (e *entry) blank() bool { return e.plan.Load() == nothing || e.fetched.Load() == never }
 
-func (e *entry) age(now int64) time.Duration { return time.Duration(max(0, now-e.fetched.Load())) }
+// age is how old the content is, 0 when there is none, or none any more.
+func (e *entry) age(now int64) time.Duration {
+	fetched := e.fetched.Load()
+	if fetched == never {
+		return 0
+	}
+	return time.Duration(max(0, now-fetched))
+}

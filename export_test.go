@@ -166,9 +166,9 @@ func FoldLate(dir string) (synced bool, err error) {
 	s := newSpool(cfg, newClock(time.Second), new(parking), func([]parkedLine) {}, func() {})
 	s.start()
 	defer s.close()
-	a := newAccount("a", 1, newFeatureIndex())
-	m := a.addMeterLocked("api", AggregateSum)
-	r := &record{meter: m, calls: 1, piece: piece{quantity: 1}}
+	a := newAccount("a", 1)
+	m := a.addMeterLocked("api", AggregateSum, newFeatureIndex())
+	r := &record{account: a, meter: m, calls: 1, piece: piece{quantity: 1}}
 	if !s.begin(r) {
 		return false, errors.New("no room")
 	}

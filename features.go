@@ -69,6 +69,9 @@ func (t *featureTable) place(code string, head, tail uint64) int {
 
 func (x *featureIndex) find(code string) int { return x.table.Load().find(code) }
 
+// code is the code with a number.
+func (x *featureIndex) code(number int) string { return x.table.Load().codes[number] }
+
 // add numbers codes that have no number yet. It copies the table once for all.
 func (x *featureIndex) add(codes []string) *featureTable {
 	if t := x.table.Load(); t.hasAll(codes) {

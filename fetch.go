@@ -119,7 +119,7 @@ func (l *loader) ask(ctx context.Context, loads []*load) ([]*Entitlements, error
 	if len(loads) == 1 {
 		var set *Entitlements
 		var err error
-		if version := loads[0].version(); l.conditional != nil && version != "" {
+		if version := l.version(loads[0]); l.conditional != nil && version != "" {
 			set, err = l.conditional.FetchChanged(ctx, loads[0].customer, version)
 		} else {
 			set, err = l.cfg.Source.Fetch(ctx, loads[0].customer)
@@ -150,11 +150,11 @@ func (l *loader) ask(ctx context.Context, loads []*load) ([]*Entitlements, error
 // usage waits for a figure that contains it, only a body helps: "not modified"
 // says nothing of usage, and where the version covers usage too it would be the
 // answer for as long as nothing more is used.
-func (ld *load) version() string {
+func (l *loader) version(ld *load) string {
 	if ld.own == nil {
 		return ""
 	}
-	if a := ld.prior.account.Load(); a != nil && a.waits() {
+	if a := ld.prior.account.Load(); a != nil && a.waits(l.books) {
 		return ""
 	}
 	return ld.own.version

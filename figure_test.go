@@ -143,10 +143,10 @@ func TestRule19_After(t *testing.T) {
 // late, or a clock apart by less than two seconds), does not contain what belongs
 // to the next period, however long ago that was acknowledged.
 func TestRule19_ALateFigureOfTheOldPeriodKeepsTheNextPeriodsUsage(t *testing.T) {
-	a := newAccount("c", 1, newFeatureIndex())
-	m := a.addMeterLocked("api", AggregateSum)
+	a := newAccount("c", 1)
+	m := a.addMeterLocked("api", AggregateSum, newFeatureIndex())
 	m.installLocked(figure{used: 9, floor: 1000, start: 1000, resets: 2000, fetched: 10, received: 11, horizon: 10}, 1)
-	r := &record{meter: m, calls: 1, piece: piece{quantity: 5, stamp: 2001, sent: 20, acked: 21, state: pieceAcked}}
+	r := &record{account: a, meter: m, calls: 1, piece: piece{quantity: 5, stamp: 2001, sent: 20, acked: 21, state: pieceAcked}}
 	m.records = append(m.records, r)
 	m.recountLocked(r, 1)
 	require.EqualValues(t, 5, usedAt(m, 2002))
@@ -160,9 +160,9 @@ func TestRule19_ALateFigureOfTheOldPeriodKeepsTheNextPeriodsUsage(t *testing.T) 
 // The two views and the boundary between them are read without a lock, while a
 // new period's figure is installed.
 func TestRule19_ReadersNeverSeeHalfAFigure(t *testing.T) {
-	a := newAccount("c", 1, newFeatureIndex())
-	m := a.addMeterLocked("api", AggregateSum)
-	r := &record{meter: m, calls: 1, piece: piece{quantity: 5, stamp: 2500}}
+	a := newAccount("c", 1)
+	m := a.addMeterLocked("api", AggregateSum, newFeatureIndex())
+	r := &record{account: a, meter: m, calls: 1, piece: piece{quantity: 5, stamp: 2500}}
 	m.records = append(m.records, r)
 	old := figure{used: 5, floor: 1000, start: 1000, resets: 2000, fetched: 10, received: 11, horizon: 10}
 	next := figure{used: 0, floor: 2000, start: 2000, resets: 3000, fetched: 20, received: 21, horizon: 20}

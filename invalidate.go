@@ -47,8 +47,24 @@ func (l *loader) forget(customer string) {
 	l.mu.Unlock()
 	l.unremember(hash, customer)
 	if e := l.cache.forget(hash, customer); e != nil {
-		e.erase()
+		l.erase(e)
 	}
+}
+
+// erase forgets the content of an entry. Its account goes on knowing the figures.
+func (l *loader) erase(e *entry) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if a := e.account.Load(); a != nil {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		if !a.isLocked(accountRetired) {
+			a.keepFiguresLocked(l.books)
+		}
+	}
+	e.fetched.Store(never)
+	e.plan.Store(nothing)
+	e.own.Store(nil)
 }
 
 // unremember drops what is remembered of a customer instead of a snapshot.

@@ -165,7 +165,7 @@ func (l *loader) install(hash uint64, ld *load, staleSeq uint64, forgotten bool)
 
 func (l *loader) installLocked(hash uint64, e *entry, ld *load) (before *Entitlements) {
 	if ld.set == nil && e.blank() { // not modified, and evicted meanwhile
-		e.storeLocked(ld.plan, l.again(hash, e, ld.plan, ld.own))
+		l.storeAgain(hash, e, ld.plan, ld.own)
 	}
 	if ld.set != nil {
 		if l.watched() {
@@ -176,7 +176,7 @@ func (l *loader) installLocked(hash uint64, e *entry, ld *load) (before *Entitle
 		if ld.set.Version == "" || oldOwn == nil || oldOwn.version != ld.set.Version {
 			p = l.plans.intern(ld.set)
 		}
-		e.storeLocked(p, l.newOwn(hash, e, p, ld, oldPlan, oldOwn))
+		l.store(hash, e, p, ld, oldPlan, oldOwn)
 	}
 	e.startSeq.Store(ld.sequence)
 	e.failures, e.failed = 0, nil
@@ -192,14 +192,13 @@ func (l *loader) installLocked(hash uint64, e *entry, ld *load) (before *Entitle
 	return before
 }
 
-// newOwn is the customer's own part of an answer, nil when there is none. What was
-// known before decides about its figures, and so does the customer's account, which
-// is shown them.
-func (l *loader) newOwn(hash uint64, e *entry, p *plan, ld *load, oldPlan *plan, oldOwn *own) *own {
+// store makes the content of an answer what readers see. What was known before
+// decides about its figures, and so does the customer's account.
+func (l *loader) store(hash uint64, e *entry, p *plan, ld *load, oldPlan *plan, oldOwn *own) {
 	set := ld.set
 	if p.dated == 0 && set.Version == "" && set.AsOf.IsZero() && set.ServerTime.IsZero() {
-		l.attach(hash, e, p, nil)
-		return nil
+		l.attach(hash, e, p, nil, func(bool) { e.storeLocked(p, nil) })
+		return
 	}
 	asOf, serverTime := nanos(set.AsOf), nanos(set.ServerTime)
 	server, short := serverTime, time.Duration(0)
@@ -228,41 +227,43 @@ func (l *loader) newOwn(hash uint64, e *entry, p *plan, ld *load, oldPlan *plan,
 			}
 		}
 	}
-	l.attach(hash, e, p, figures)
-	o := packOwn(p, strings.Clone(set.Version), asOf, serverTime, figures, ld.last.Load())
-	ld.last.Store(o.reading)
-	return o
+	l.attach(hash, e, p, figures, func(bool) {
+		o := packOwn(p, strings.Clone(set.Version), asOf, serverTime, figures, ld.last.Load())
+		ld.last.Store(o.reading)
+		e.storeLocked(p, o)
+	})
 }
 
-// again is an own part that is installed once more, as it was.
-func (l *loader) again(hash uint64, e *entry, p *plan, o *own) *own {
-	if o == nil {
-		l.attach(hash, e, p, nil)
-		return nil
-	}
+// storeAgain is store of what was there before, as it was.
+func (l *loader) storeAgain(hash uint64, e *entry, p *plan, o *own) {
 	var few [4]figure
-	figures := o.figures(few[:0])
-	if l.attach(hash, e, p, figures) {
-		return packOwn(p, o.version, o.reading.asOf, o.reading.serverTime, figures, nil)
+	var figures []figure
+	if o != nil {
+		figures = o.figures(few[:0])
 	}
-	return o
+	l.attach(hash, e, p, figures, func(patched bool) {
+		if patched {
+			o = packOwn(p, o.version, o.reading.asOf, o.reading.serverTime, figures, nil)
+		}
+		e.storeLocked(p, o)
+	})
 }
 
-// attach shows a customer's figures to its account, which may know better. It
-// reports whether it did.
-func (l *loader) attach(hash uint64, e *entry, p *plan, figures []figure) (patched bool) {
+// attach shows a customer's figures to its account, which may know better, and
+// stores them: nobody counts in between, by a figure that is over.
+func (l *loader) attach(hash uint64, e *entry, p *plan, figures []figure, store func(patched bool)) {
 	a := l.books.find(hash, e.key)
-	if a == nil {
-		e.account.Store(nil)
-		return false
+	if a != nil {
+		a.mu.Lock()
+		defer a.mu.Unlock()
 	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.retired {
-		e.account.Store(nil)
-		return false
+	patched := false
+	if a != nil && a.isLocked(accountRetired) {
+		a = nil
 	}
-	patched = a.attachLocked(e, p, figures, l.clock.backendNow(), int64(l.clock.tick))
+	if a != nil {
+		patched = a.attachLocked(e, p, figures, l.clock.backendNow(), l.books)
+	}
 	e.account.Store(a)
-	return patched
+	store(patched)
 }

@@ -30,11 +30,11 @@ type levels struct {
 	most   int // cells that are remembered
 
 	mu   sync.Mutex // guards told
-	told map[cell]told
+	told map[cellKey]told
 }
 
-// cell is a feature of a customer.
-type cell struct{ customer, feature string }
+// cellKey is a feature of a customer.
+type cellKey struct{ customer, feature string }
 
 // told is how many levels of a period have been told.
 type told struct {
@@ -65,7 +65,7 @@ func newLevels(cfg *Config, clock *clock, calls *callbacks) *levels {
 	}
 	return &levels{
 		shares: sharesOf(cfg.UsageLevels), clock: clock, calls: calls, tell: cfg.OnUsage,
-		most: max(1024, cfg.MaxCustomers), told: make(map[cell]told),
+		most: max(1024, cfg.MaxCustomers), told: make(map[cellKey]told),
 	}
 }
 
@@ -106,7 +106,7 @@ func (l *levels) landed(e *entry) {
 		}
 		var d Decision
 		d.judge(g, r, now, 0)
-		l.reached(cell{e.key, g.code}, &f, &d, now)
+		l.reached(cellKey{e.key, g.code}, &f, &d, now)
 	}
 }
 
@@ -122,7 +122,7 @@ func (l *levels) look(m *meter) {
 	now := l.clock.backendNow()
 	var d Decision
 	d.judge(g, m.read(now), now, 0)
-	l.reached(cell{a.customer(), m.feature}, &f, &d, now)
+	l.reached(cellKey{a.customer(), m.feature}, &f, &d, now)
 }
 
 // share is a level as a fraction: 0.55 of 100 is 55, which no product of floats
@@ -166,7 +166,7 @@ func (s share) of(limit int64) int64 {
 
 // reached tells of the levels that the view has reached and that have not been
 // told of in the figure's period, lowest first.
-func (l *levels) reached(at cell, f *figure, d *Decision, now int64) {
+func (l *levels) reached(at cellKey, f *figure, d *Decision, now int64) {
 	if d.Kind != KindMetered || d.Limit <= 0 || d.Limit == Unlimited || d.Reason == ReasonNotGranted || d.Reason == ReasonExpired {
 		return
 	}
@@ -216,7 +216,7 @@ func (l *levels) reached(at cell, f *figure, d *Decision, now int64) {
 
 // rememberLocked notes what was told, and makes room for it: first by what is
 // over, then by any others.
-func (l *levels) rememberLocked(at cell, t told, now int64) {
+func (l *levels) rememberLocked(at cellKey, t told, now int64) {
 	if _, known := l.told[at]; !known && len(l.told) >= l.most {
 		for other, was := range l.told {
 			if was.ends != 0 && now >= was.ends {

@@ -35,13 +35,7 @@ type ledger struct {
 	account *account
 	records []*record  // all that may still count, oldest first, open included
 	alone   [1]*record // where they are when it is one
-	slot    atomic.Pointer[meterSlot]
-	figure  figure // the zero figure until one is known
-
-	// Of the account, so kept by its first meter only.
-	customer string
-	entry    *entry // the cache entry that shows the account, nil when there is none
-	features *featureIndex
+	figure  figure     // the zero figure until one is known
 }
 
 // view is what readers see of a meter. Its boundary never changes: a figure of
@@ -63,7 +57,6 @@ func (v *view) known() bool { return v.resets != unknownEnd }
 
 // shownLocked is the view that calls move now.
 func (m *meter) shownLocked() int64 {
-	m.absorbLocked()
 	v := m.view.Load()
 	if m.counts == periodNext {
 		return v.next.Load()
@@ -122,17 +115,9 @@ func (m *meter) installLocked(f figure, tick int64) {
 	clear(m.records[len(kept):])
 	m.records = kept
 	if m.open != nil {
-		m.countLocked(m.open.counts)
+		m.counts = m.open.counts
 	}
 	m.publishLocked()
-}
-
-// countLocked notes which view the open record counts to.
-func (m *meter) countLocked(of period) {
-	m.counts = of
-	if s := m.slot.Load(); s != nil && of != periodCurrent {
-		s.until = 0
-	}
 }
 
 // addLocked lets a new record count.
@@ -151,7 +136,7 @@ func (m *meter) recountLocked(r *record, tick int64) {
 	was, from := r.counted, r.counts
 	r.counted, r.counts = counted, counts
 	if r == m.open {
-		m.countLocked(counts)
+		m.counts = counts
 	}
 	switch {
 	case counted == was && counts == from && m.fold == AggregateSum:

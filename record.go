@@ -14,9 +14,17 @@ import (
 // Its account's lock guards it. The batcher moves it through its queues without.
 type record struct {
 	piece
-	meter   *meter
+	account *account
+	feature string
+	meter   *meter // nil: it is a cell's
 	counted int64  // what it adds to the meter's view
 	counts  period // to which of them
+
+	// Of a cell's: the number of the feature, whether it is dispatched with what is
+	// open, and the cell's record before it.
+	number int32
+	queued bool
+	next   atomic.Pointer[record]
 
 	calls      uint64
 	ends       int64 // backend: end of its UTC minute or of its period
@@ -38,19 +46,36 @@ func (r *record) settled() bool { return r.state != pieceOpen }
 // place is the segment in which a record is, nil for none. One that is in memory
 // only gets its place at any time.
 func (r *record) place() *segment {
-	a := r.meter.account
-	a.mu.Lock()
-	defer a.mu.Unlock()
+	r.account.mu.Lock()
+	defer r.account.mu.Unlock()
 	return r.segment
 }
 
 // usage is what the Sink sees.
 func (r *record) usage() Usage {
-	m := r.meter
 	return Usage{
-		ID: r.id, Customer: m.account.customer(), Feature: m.feature, Quantity: r.quantity,
+		ID: r.id, Customer: r.account.customer(), Feature: r.feature, Quantity: r.quantity,
 		Time: fromNanos(r.stamp), Properties: r.properties, Count: int64(r.calls),
 	}
+}
+
+// syncLocked lets the record have what was folded into it.
+func (r *record) syncLocked() {
+	if r.meter != nil {
+		r.meter.syncLocked()
+	}
+}
+
+// sealLocked ends the folding into the record.
+func (r *record) sealLocked() {
+	if m := r.meter; m != nil && m.open == r {
+		m.sealLocked()
+	}
+}
+
+// newRecord is a record of a meter.
+func (m *meter) newRecord(p piece) *record {
+	return &record{piece: p, account: m.account, feature: m.feature, meter: m}
 }
 
 // openLocked makes r the record that takes further calls, until a coarse time.
@@ -109,7 +134,6 @@ func (m *meter) foldLocked(n int64) bool {
 		}
 		m.quantity = sum
 		m.calls++
-		m.boundLocked()
 		m.storeLocked()
 		if m.shiftLocked(n, m.counts) {
 			return true
@@ -144,7 +168,6 @@ func (m *meter) syncLocked() {
 	if r == nil {
 		return
 	}
-	m.absorbLocked()
 	r.quantity, r.calls = m.quantity, uint64(m.calls)
 	if r.counts != periodPast {
 		r.counted = r.effect()
@@ -158,9 +181,6 @@ func (m *meter) sealLocked() {
 		m.open.segment.rest()
 	}
 	m.open, m.until, m.spooled = nil, 0, false
-	if s := m.slot.Load(); s != nil {
-		s.until = 0
-	}
 }
 
 // cohort is the records that began between two calls of Flush. A call of Flush

@@ -81,10 +81,8 @@ func (b *batcher) readmit(l *parkedLine) bool {
 	a := b.books.lock(hashOf(l.Customer), l.Customer)
 	defer a.mu.Unlock()
 	m := b.meterLocked(a, l.Feature)
-	r := &record{
-		piece: piece{quantity: l.Quantity, stamp: nanos(l.Time)}, meter: m,
-		calls: uint64(l.Calls), id: l.ID, properties: l.Properties,
-	}
+	r := m.newRecord(piece{quantity: l.Quantity, stamp: nanos(l.Time)})
+	r.calls, r.id, r.properties = uint64(l.Calls), l.ID, l.Properties
 	if _, ok := b.admit(r); !ok {
 		return false
 	}

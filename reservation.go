@@ -15,8 +15,8 @@ import (
 // All methods are safe for concurrent use and do not block.
 type Reservation struct {
 	usage *batcher
-	meter *meter // that it holds units of
-	whose *cell  // instead of a meter, when it holds none
+	meter *meter   // that it holds units of
+	whose *cellKey // instead of a meter, when it holds none
 	done  atomic.Bool
 
 	n int64 // units held, 0 once they returned; guarded by the account's lock
@@ -40,7 +40,7 @@ func (r *Reservation) Commit(actual int64) {
 		if actual > 0 {
 			whose := r.whose
 			if m != nil {
-				whose = &cell{m.account.customer(), m.feature}
+				whose = &cellKey{m.account.customer(), m.feature}
 			}
 			_ = b.add(&Usage{Customer: whose.customer, Feature: whose.feature, Quantity: actual}, nil)
 		}
@@ -51,7 +51,7 @@ func (r *Reservation) Commit(actual int64) {
 	was, at := m.shownLocked(), b.clock.backend.Load()
 	move := a.beginMoveLocked()
 	if actual > 0 && !b.clock.closed() {
-		a.idle = false
+		a.setLocked(accountIdle, false)
 		now, open := b.nowLocked(m)
 		at = now
 		m.floorLocked(now)
@@ -110,7 +110,7 @@ func (h *holds) of(r *Reservation) *holdShard {
 	if r.meter == nil {
 		return &h.shards[0]
 	}
-	return &h.shards[r.meter.account.shard%uint16(len(h.shards))]
+	return &h.shards[r.meter.account.shard%uint8(len(h.shards))]
 }
 
 func (s *holdShard) pushLocked(r *Reservation, due int64) {
@@ -140,7 +140,7 @@ func (s *holdShard) removeLocked(r *Reservation) {
 // hold reserves units that no limit was asked about.
 func (b *batcher) hold(customer, feature string, n int64) *Reservation {
 	if !validKey(customer) || !validKey(feature) || b.clock.closed() {
-		return &Reservation{usage: b, whose: &cell{customer, feature}}
+		return &Reservation{usage: b, whose: &cellKey{customer, feature}}
 	}
 	a := b.books.lock(hashOf(customer), customer)
 	defer a.mu.Unlock()
@@ -151,7 +151,7 @@ func (b *batcher) hold(customer, feature string, n int64) *Reservation {
 // a part of, and the Reservation only knows whose usage it commits.
 func (b *batcher) holdLocked(m *meter, n int64) *Reservation {
 	if m.fold != AggregateSum {
-		return &Reservation{usage: b, whose: &cell{m.account.customer(), m.feature}}
+		return &Reservation{usage: b, whose: &cellKey{m.account.customer(), m.feature}}
 	}
 	v := m.view.Load()
 	held := v.held.Load()

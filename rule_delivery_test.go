@@ -248,10 +248,13 @@ func TestRule15_AnOutageIsProbedByOneBatch(t *testing.T) {
 	})
 }
 
-func TestRule15_HalfFullStartsAFlush(t *testing.T) {
+func TestRule15_HalfFullStartsAFlush(t *testing.T) { eachWay(t, testHalfFullStartsAFlush) }
+
+func testHalfFullStartsAFlush(t *testing.T, catalog func(*Client, ...string)) {
 	synctest.Test(t, func(t *testing.T) {
 		sink := entitlementstest.NewSink()
 		c := usageClient(t, Config{Sink: sink, FlushInterval: time.Hour, MaxPending: 100})
+		catalog(c, "api")
 		for i := range 49 {
 			c.Track(fmt.Sprint("c", i), "api", 1)
 		}
@@ -263,7 +266,9 @@ func TestRule15_HalfFullStartsAFlush(t *testing.T) {
 	})
 }
 
-func TestRule18_OverflowDropsAreCounted(t *testing.T) {
+func TestRule18_OverflowDropsAreCounted(t *testing.T) { eachWay(t, testOverflowDropsAreCounted) }
+
+func testOverflowDropsAreCounted(t *testing.T, catalog func(*Client, ...string)) {
 	for _, test := range []struct {
 		overflow Overflow
 		first    int // of the records that are kept
@@ -273,6 +278,7 @@ func TestRule18_OverflowDropsAreCounted(t *testing.T) {
 				sink := entitlementstest.NewSink()
 				sink.Always(entitlementstest.DeliverStep{Refuse: RetryAfter(time.Minute, errSinkDown)})
 				c := usageClient(t, Config{Sink: sink, FlushInterval: 10 * time.Millisecond, MaxPending: 30, Overflow: test.overflow})
+				catalog(c, "api")
 				c.Track("first", "api", 1)
 				require.Error(t, c.Flush(usageWithin(t, time.Second))) // shuts the door; this one is sealed
 				for i := range 100 {

@@ -94,10 +94,29 @@ func TestRule15_TrackCountsWhetherOrNotTheCustomerIsCachedOrKnown(t *testing.T) 
 	})
 }
 
+// eachWay runs a test of usage twice: counted in meters, as it is of features that no
+// plan has and no handle names, and in cells, as it is of those that catalog makes
+// known.
+func eachWay(t *testing.T, f func(t *testing.T, catalog func(*Client, ...string))) {
+	t.Run("meters", func(t *testing.T) { f(t, func(*Client, ...string) {}) })
+	t.Run("cells", func(t *testing.T) { f(t, catalog) })
+}
+
+func catalog(c *Client, features ...string) {
+	for _, code := range features {
+		c.Feature(code)
+	}
+}
+
 func TestRule15_RecordsGrowWithWhatIsDistinct(t *testing.T) {
+	eachWay(t, testRecordsGrowWithWhatIsDistinct)
+}
+
+func testRecordsGrowWithWhatIsDistinct(t *testing.T, catalog func(*Client, ...string)) {
 	synctest.Test(t, func(t *testing.T) {
 		sink := entitlementstest.NewSink()
 		c := usageClient(t, Config{Sink: sink})
+		catalog(c, "f0", "f1", "f2")
 		for range 1000 {
 			for f := range 3 {
 				for cu := range 4 {
@@ -176,10 +195,15 @@ func TestRule15_CellsAreCutAtMinutesAndResets(t *testing.T) {
 }
 
 func TestRule15_CellsAreSealedAtDispatchAndNotBefore(t *testing.T) {
+	eachWay(t, testCellsAreSealedAtDispatchAndNotBefore)
+}
+
+func testCellsAreSealedAtDispatchAndNotBefore(t *testing.T, catalog func(*Client, ...string)) {
 	synctest.Test(t, func(t *testing.T) {
 		sink := entitlementstest.NewSink()
 		sink.Always(entitlementstest.DeliverStep{Refuse: errSinkDown})
 		c := usageClient(t, Config{Sink: sink})
+		catalog(c, "api", "quiet")
 		// The door needs some failures to shut; what was sent by then is sealed.
 		for range 20 {
 			c.Track("c", "api", 1)
@@ -204,7 +228,9 @@ func TestRule15_CellsAreSealedAtDispatchAndNotBefore(t *testing.T) {
 	})
 }
 
-func TestRule15_HoursOfOutage(t *testing.T) {
+func TestRule15_HoursOfOutage(t *testing.T) { eachWay(t, testHoursOfOutage) }
+
+func testHoursOfOutage(t *testing.T, catalog func(*Client, ...string)) {
 	for _, test := range []struct {
 		name       string
 		pairs      int
@@ -223,6 +249,7 @@ func TestRule15_HoursOfOutage(t *testing.T) {
 				sink := entitlementstest.NewSink()
 				sink.Always(test.step)
 				c := usageClient(t, Config{Sink: sink, MaxPending: test.maxPending, TTL: time.Minute})
+				catalog(c, "api")
 				customers := make([]string, test.pairs)
 				for i := range customers {
 					customers[i] = fmt.Sprint("c", i)
@@ -379,9 +406,12 @@ func TestRule15_TrackNeverBlocksOnAHangingSink(t *testing.T) {
 	})
 }
 
-func TestRule15_FlatOutNothingIsDropped(t *testing.T) {
+func TestRule15_FlatOutNothingIsDropped(t *testing.T) { eachWay(t, testFlatOutNothingIsDropped) }
+
+func testFlatOutNothingIsDropped(t *testing.T, catalog func(*Client, ...string)) {
 	sink := entitlementstest.NewSink()
 	c := usageClient(t, Config{Sink: sink, FlushInterval: 20 * time.Millisecond})
+	catalog(c, "api")
 	customers := make([]string, 10_000)
 	for i := range customers {
 		customers[i] = fmt.Sprint("customer-", i)

@@ -2,6 +2,7 @@ package entitlements
 
 import (
 	"context"
+	"math"
 	"slices"
 )
 
@@ -31,18 +32,20 @@ func (b *batcher) settle(records []*record, s settlement) (calls uint64) {
 	for _, r := range records {
 		var n uint64
 		var u Usage
-		a := r.meter.account
+		a := r.account
 		a.mu.Lock()
 		if !r.settled() {
-			r.meter.syncLocked()
+			r.syncLocked()
 			if n = r.calls; s.dead || s.inDoubt {
 				u = r.usage()
 			}
 			if r.acked = s.at; s.state == pieceLost {
 				r.acked = b.clock.precise()
 			}
-			b.settleLocked(r, s.state)
-			r.meter.compactLocked(int64(b.clock.tick))
+			b.settleLocked(r, s.state, s.inDoubt)
+			if r.meter != nil {
+				r.meter.compactLocked(int64(b.clock.tick))
+			}
 			if !s.spooled {
 				marks = r.markLocked(marks, stageSettled, r.acked)
 			}
@@ -118,12 +121,18 @@ func (b *batcher) settledOnDisk(marks []mark) {
 
 // settleLocked ends one record. Its account's lock is held. Its cohort is told by
 // the caller, when the record is counted.
-func (b *batcher) settleLocked(r *record, state pieceState) {
-	if r.meter.open == r {
-		r.meter.sealLocked()
-	}
-	r.state = state
+func (b *batcher) settleLocked(r *record, state pieceState, inDoubt bool) {
 	b.pending.Add(-1)
+	if r.meter == nil {
+		a := r.account
+		if state == pieceAcked && a.ackCellLocked(r, b.books) || state == pieceLost && a.loseCellLocked(r, inDoubt) {
+			r.state = state
+			return
+		}
+		a.promoteLocked(int(r.number), b.books) // and is the meter's from here on
+	}
+	r.sealLocked()
+	r.state = state
 	b.recountLocked(r)
 }
 
@@ -136,6 +145,8 @@ func (b *batcher) flush(ctx context.Context) error {
 	if err := b.caughtUp(ctx); err != nil {
 		return &UndeliveredError{Pending: b.pendingCalls(), Delivered: b.tally.delivered.Load() - before, Err: err}
 	}
+	b.flushing.Add(1)
+	defer b.flushing.Add(-1)
 	b.mu.Lock()
 	mine := b.cohort.Swap(new(cohort))
 	b.cohorts = append(b.cohorts, mine)
@@ -203,29 +214,44 @@ func (b *batcher) endedLocked(mine *cohort) bool {
 // record, not as a difference, so that the account can be checked.
 func (b *batcher) pendingCalls() (calls uint64) {
 	b.mu.Lock()
-	records, spilt := b.recordsLocked(), b.tally.spilt.Load()
+	records, accounts := b.waitingLocked()
+	calls = b.tally.spilt.Load()
+	for _, a := range accounts { // under b.mu: none of them goes on meanwhile
+		calls += a.openCalls()
+	}
 	b.mu.Unlock()
 	b.eachRecord(records, func(r *record) { calls += r.calls })
-	return calls + b.localCalls() + b.tally.spooled.Load() + spilt
+	return calls + b.localCalls() + b.tally.spooled.Load()
 }
 
-// recordsLocked returns all records that are in memory and have no end yet, and
-// some that have.
-func (b *batcher) recordsLocked() []*record {
-	records := slices.Concat(b.ready, b.alone)
+// waitingLocked returns all records that are in memory and have no end yet, and
+// some that have, and the accounts whose cells wait to be dispatched.
+func (b *batcher) waitingLocked() (records []*record, accounts []*account) {
+	records = slices.Clone(b.alone)
 	for d := range b.flying {
 		records = append(records, d.records...)
 	}
 	for _, d := range b.retries {
 		records = append(records, d.records...)
 	}
+	sort := func(waiting []queued) {
+		for _, q := range waiting {
+			if q.record != nil {
+				records = append(records, q.record)
+			} else {
+				accounts = append(accounts, q.account)
+			}
+		}
+	}
+	sort(b.ready)
 	for i := range b.intake {
 		in := &b.intake[i]
 		in.mu.Lock()
-		records = append(append(records, in.fresh...), in.waited...)
+		sort(in.fresh)
+		sort(in.waited)
 		in.mu.Unlock()
 	}
-	return records
+	return records, accounts
 }
 
 // localCalls counts the calls that no Sink will ever take.
@@ -261,7 +287,15 @@ func (b *batcher) close(ctx context.Context) error {
 	b.mu.Lock()
 	b.shut = true // from here on a delivery that is about to begin does not
 	b.gatherLocked(true)
-	left := b.recordsLocked()
+	left, accounts := b.waitingLocked()
+	for _, a := range accounts {
+		left, _ = b.sealLocked(a, math.MaxInt, left)
+	}
+	b.ready = nil
+	b.gatherLocked(true) // what meters took over before their account's turn
+	for _, q := range b.ready {
+		left = append(left, q.record)
+	}
 	b.ready, b.alone, b.retries = nil, nil, nil
 	b.tally.spooled.Add(b.tally.spilt.Swap(0))
 	b.mu.Unlock()
@@ -317,7 +351,7 @@ func (b *batcher) endLocal() {
 			for _, r := range m.records {
 				if !r.settled() {
 					b.drop(dropNoSink, r.calls)
-					b.settleLocked(r, pieceLost)
+					b.settleLocked(r, pieceLost, false)
 					r.cohort.open.Add(-1)
 				}
 			}

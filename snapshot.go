@@ -123,7 +123,7 @@ func escapeGlob(name string) string {
 func (s *snapshots) write(f *os.File) error {
 	c := s.client
 	w := newSnapshotWriter(f, c.cfg.SnapshotKey, savedHeader{saved: time.Now().UnixNano(), offset: c.clock.offset.Load()})
-	now, backendNow := c.clock.precise(), c.clock.backendNow()
+	now := c.clock.precise()
 	numbers := make(map[*plan]int)
 	c.cache.each(func(e *entry) {
 		p, o := e.content()
@@ -136,7 +136,7 @@ func (s *snapshots) write(f *os.File) error {
 			numbers[p] = number
 			w.plan(p)
 		}
-		w.customer(saveEntry(e, p, o, number, now, backendNow))
+		w.customer(saveEntry(e, p, o, number, now, c.clock))
 	})
 	return w.close(f)
 }
@@ -144,7 +144,7 @@ func (s *snapshots) write(f *os.File) error {
 // saveEntry is what is kept of an entry. Its figures have the local view for
 // Used: what was delivered, but not told of yet, is not told by anything else
 // after a restart.
-func saveEntry(e *entry, p *plan, o *own, number int, now, backendNow int64) *savedCustomer {
+func saveEntry(e *entry, p *plan, o *own, number int, now int64, clock *clock) *savedCustomer {
 	fetched := e.fetched.Load()
 	c := &savedCustomer{key: e.key, plan: number, age: now - fetched}
 	if o == nil {
@@ -160,12 +160,10 @@ func saveEntry(e *entry, p *plan, o *own, number int, now, backendNow int64) *sa
 		}
 		f := o.figure(g)
 		if a != nil && g.kind == KindMetered {
-			if m := a.meter(g.code); m != nil {
-				if v := m.view.Load(); v.known() {
-					f.used = m.read(backendNow).used
-					if v.over(backendNow) {
-						f.start, f.floor, f.resets = v.resets, v.resets, 0 // when this one ends is not known
-					}
+			if r, at, known := a.read(g.code, p.index, clock); known {
+				f.used = r.used
+				if r.resets != 0 && at >= r.resets {
+					f.start, f.floor, f.resets = r.resets, r.resets, 0 // when this one ends is not known
 				}
 			}
 		}

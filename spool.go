@@ -104,7 +104,7 @@ func roundUp(size int) int { return (size + segmentSize - 1) / segmentSize * seg
 
 // sizeOf is what a record takes on disk, more or less.
 func (s *spool) sizeOf(r *record) int {
-	return (&frame{customer: r.meter.account.customer(), feature: r.meter.feature, properties: r.properties}).sizeOf() + MaxKeyLength
+	return (&frame{customer: r.account.customer(), feature: r.feature, properties: r.properties}).sizeOf() + MaxKeyLength
 }
 
 // fits reports whether there is ever room for a record.

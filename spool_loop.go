@@ -124,7 +124,7 @@ func (s *spool) save() {
 		}
 		// No room for it, so for none: keep those that still need it.
 		rest := slices.DeleteFunc(append(large, unsaved[i:]...), func(r *record) bool {
-			a := r.meter.account
+			a := r.account
 			a.mu.Lock()
 			defer a.mu.Unlock()
 			return r.settled()
@@ -141,7 +141,7 @@ func (s *spool) save() {
 
 // saveOne reports whether there was room.
 func (s *spool) saveOne(r *record) bool {
-	a := r.meter.account
+	a := r.account
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if r.settled() {

@@ -49,7 +49,9 @@ func (b *batcher) replayOne(now int64) bool {
 		b.tally.spilt.Add(-calls)
 	}
 	if !shut && !press {
-		b.ready = append(b.ready, fresh...)
+		for _, r := range fresh {
+			b.ready = append(b.ready, queued{record: r})
+		}
 		for len(sent) > 0 {
 			n := min(len(sent), b.limits.MaxBatch)
 			b.retries = append(b.retries, b.newDelivery(sent[:n:n]))
@@ -97,10 +99,9 @@ func (b *batcher) takeUp(l leftover, now int64) (fresh, sent []*record, calls ui
 func (b *batcher) resume(g *segment, f *frame, now int64, spilt bool) *record {
 	a := b.books.lock(hashOf(f.customer), f.customer)
 	defer a.mu.Unlock()
-	r := &record{
-		piece: piece{quantity: f.quantity, stamp: f.stamp}, meter: b.meterLocked(a, f.feature),
-		calls: uint64(f.calls), id: f.id, properties: f.properties, segment: g, at: f.at, cohort: b.cohort.Load(),
-	}
+	r := b.meterLocked(a, f.feature).newRecord(piece{quantity: f.quantity, stamp: f.stamp})
+	r.calls, r.id, r.properties = uint64(f.calls), f.id, f.properties
+	r.segment, r.at, r.cohort = g, f.at, b.cohort.Load()
 	if f.stage == stageSent {
 		r.unknown = preciseOf(f.unknown, now)
 		r.sent = r.unknown

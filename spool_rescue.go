@@ -8,7 +8,7 @@ func (b *batcher) rescue() {
 		return
 	}
 	b.mu.Lock()
-	records := b.recordsLocked()
+	records, _ := b.waitingLocked()
 	b.mu.Unlock()
 	for _, r := range records {
 		if !b.spool.move(r) {

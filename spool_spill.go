@@ -18,7 +18,7 @@ func (b *batcher) spill() {
 	spilt := b.spillable(b.pending.Load() - most/4*3)
 	segments := make(map[*segment]bool)
 	for _, r := range spilt {
-		a := r.meter.account
+		a := r.account
 		a.mu.Lock()
 		r.meter.spillLocked(r)
 		a.mu.Unlock()
@@ -49,7 +49,7 @@ func (b *batcher) overflow() {
 		if len(dropped) == 0 {
 			b.oldestUnplacedLocked(dropped, unplaced, over)
 		}
-		b.ready = slices.DeleteFunc(b.ready, func(r *record) bool { return dropped[r] })
+		b.ready = slices.DeleteFunc(b.ready, func(q queued) bool { return dropped[q.record] })
 		b.mu.Unlock()
 		if len(dropped) == 0 {
 			return // all of it is being sent or tried again: at most FlushConcurrency batches
@@ -62,13 +62,13 @@ func (b *batcher) overflow() {
 // oldestSegmentLocked finds what is in one segment with the oldest record of ready.
 func (b *batcher) oldestSegmentLocked(found map[*record]bool) {
 	var oldest *segment
-	for _, r := range b.ready {
-		g := r.place()
+	for _, q := range b.ready {
+		g := q.record.place()
 		if oldest == nil {
 			oldest = g
 		}
 		if g != nil && g == oldest {
-			found[r] = true
+			found[q.record] = true
 		}
 	}
 }
@@ -77,8 +77,8 @@ func (b *batcher) oldestSegmentLocked(found map[*record]bool) {
 // and in ready.
 func (b *batcher) oldestUnplacedLocked(found map[*record]bool, unplaced []*record, most int) {
 	ready := make(map[*record]bool, len(b.ready))
-	for _, r := range b.ready {
-		ready[r] = true
+	for _, q := range b.ready {
+		ready[q.record] = true
 	}
 	for _, r := range unplaced {
 		if len(found) < most && ready[r] {
@@ -92,14 +92,18 @@ func (b *batcher) spillable(wanted int64) (spilt []*record) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	idle := make(map[*segment]int64) // how many of a segment's records may go
-	b.eachRecord(b.ready, func(r *record) {
+	waiting := make([]*record, len(b.ready))
+	for i, q := range b.ready {
+		waiting[i] = q.record
+	}
+	b.eachRecord(waiting, func(r *record) {
 		if r.restsLocked(b.clock.coarse.Load()) {
 			idle[r.segment]++
 		}
 	})
 	going := make(map[*segment]bool)
-	for _, r := range slices.Backward(b.ready) {
-		g := r.place()
+	for _, q := range slices.Backward(b.ready) {
+		g := q.record.place()
 		if wanted <= 0 {
 			break
 		}
@@ -108,10 +112,10 @@ func (b *batcher) spillable(wanted int64) (spilt []*record) {
 			wanted -= idle[g]
 		}
 	}
-	b.ready = slices.DeleteFunc(b.ready, func(r *record) bool {
-		goes := going[r.place()]
+	b.ready = slices.DeleteFunc(b.ready, func(q queued) bool {
+		goes := going[q.record.place()]
 		if goes {
-			spilt = append(spilt, r)
+			spilt = append(spilt, q.record)
 		}
 		return goes
 	})
@@ -136,7 +140,8 @@ func (r *record) restsLocked(coarse int64) bool {
 func (m *meter) spillLocked(r *record) {
 	sum := m.spiltLocked(r, func(sum *record) bool { return saturate(sum.quantity, r.quantity) != Unlimited })
 	if sum == nil {
-		sum = &record{meter: m, spilt: true, piece: piece{stamp: r.stamp}}
+		sum = m.newRecord(piece{stamp: r.stamp})
+		sum.spilt = true
 		m.records = append(m.records, sum)
 	}
 	if m.fold == AggregateMax {

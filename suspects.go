@@ -20,12 +20,12 @@ func (b *batcher) suspectNow(r *record, now int64, reason error) {
 	b.suspectAddLocked(r, now)
 	b.mu.Unlock()
 	if first {
-		b.cfg.Logger.Warn("entitlements: usage was refused for good", "feature", r.meter.feature, "error", reason)
+		b.cfg.Logger.Warn("entitlements: usage was refused for good", "feature", r.feature, "error", reason)
 	}
 }
 
 func (b *batcher) suspectAddLocked(r *record, now int64) {
-	key := suspect{r.meter.account.customer(), r.meter.feature}
+	key := suspect{r.account.customer(), r.feature}
 	if _, known := b.suspects[key]; !known && len(b.suspects) >= maxSuspects {
 		var soonest suspect
 		for other, until := range b.suspects {
@@ -44,7 +44,7 @@ func (b *batcher) suspectAddLocked(r *record, now int64) {
 
 // suspectLocked reports whether a record must travel alone.
 func (b *batcher) suspectLocked(r *record, now int64) bool {
-	key := suspect{r.meter.account.customer(), r.meter.feature}
+	key := suspect{r.account.customer(), r.feature}
 	until, ok := b.suspects[key]
 	if ok && now >= until {
 		delete(b.suspects, key)

@@ -20,10 +20,10 @@ import (
 //	                                                   ▲             │
 //	                                                   └── retries ◀─┘
 //
-// A call takes its customer's lock for a few nanoseconds, and a shard's lock when
-// it begins a record: once per customer, feature and flush. Records are sealed
-// when they are dispatched and not before, so that in an outage usage goes on
-// folding and what is pending grows with what is distinct.
+// A call takes its customer's lock for a few nanoseconds, if it takes one, and a
+// shard's when it begins a record: once per customer, feature and flush. Records
+// are sealed when they are dispatched and not before, so that in an outage usage
+// goes on folding and what is pending grows with what is distinct.
 type batcher struct {
 	sink     Sink // nil: usage is only counted locally
 	limits   SinkLimits
@@ -43,14 +43,15 @@ type batcher struct {
 	sequence atomic.Uint64
 	pending  atomic.Int64 // records that are not settled
 	cohort   atomic.Pointer[cohort]
-	forced   atomic.Bool // gather at the next wake-up, due or not
+	flushing atomic.Int32 // calls of Flush
+	forced   atomic.Bool  // gather at the next wake-up, due or not
 	wake     chan struct{}
 	tally    usageTally
 
 	intake [16]intake
 
 	mu       sync.Mutex // guards the fields below; taken before an account's lock, never after
-	ready    []*record  // gathered, oldest first
+	ready    []queued   // gathered, oldest first
 	alone    []*record  // to be sent one by one, in turn with those in ready
 	turn     bool       // of alone
 	expired  []*record  // tried for too long: to be settled
@@ -75,11 +76,20 @@ type batcher struct {
 // intake is where records begin. Sharded by customer.
 type intake struct {
 	mu     sync.Mutex // guards the fields below
-	fresh  []*record
-	waited []*record // somebody waits for these: they go at the next wake-up
+	fresh  []queued
+	waited []queued // somebody waits for these: they go at the next wake-up
 	closed bool
 	_      [64]byte
 }
+
+// queued is a record that waits to be dispatched, or the account of cells that do.
+type queued struct {
+	record  *record
+	account *account
+}
+
+// intakeOf is the shard of an account.
+func (b *batcher) intakeOf(a *account) *intake { return &b.intake[a.shard%uint8(len(b.intake))] }
 
 // usageTally counts calls by where they ended up.
 type usageTally struct {
@@ -126,6 +136,7 @@ func newBatcher(cfg *Config, clock *clock, counters *stripes, books *books, runn
 		b.limits.MaxBatch = min(b.limits.MaxBatch, max(1, int(rate))) // what a second allows
 	}
 	b.cohort.Store(new(cohort))
+	books.requeue = b.requeue
 	if cfg.SpoolDir != "" {
 		b.spool = newSpool(cfg, clock, &b.parking, b.found, b.kick)
 	}
@@ -237,7 +248,7 @@ func (b *batcher) endLocalLocked(a *account, now int64) {
 		for _, r := range m.records {
 			if !r.settled() && (r.counts == periodPast || r.counts == periodCurrent && f.resets != 0 && now >= f.resets) {
 				b.drop(dropNoSink, r.calls)
-				b.settleLocked(r, pieceLost)
+				b.settleLocked(r, pieceLost, false)
 				r.cohort.open.Add(-1)
 			}
 		}

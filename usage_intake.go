@@ -25,22 +25,20 @@ func (b *batcher) track(e *entry, customer, feature string, n int64) {
 // is none, or when a boundary is so near that the exact clock must decide.
 func (b *batcher) fold(a *account, feature string, n int64) bool {
 	now := b.clock.coarse.Load()
-	a.mu.Lock()
-	m := &a.first
-	if m.feature != feature {
-		s := a.slot(feature)
-		if s == nil {
-			a.mu.Unlock()
-			return false
-		}
-		if now != closedTime && s.takeLocked(n, b.clock.backend.Load()) {
-			a.idle = false
-			a.mu.Unlock()
+	if a.opens.Load() != nil && now != closedTime && 0 <= n && n < cellUnits {
+		if o := a.openCell(b.books.features.find(feature)); o != nil && o.take(n, b.clock.backend.Load(), b.clock.margin) {
 			b.counters.mine().recorded.Add(1)
 			return true
 		}
-		m = s.meter.Load()
-		m.absorbLocked()
+	}
+	if a.full.Load() == nil {
+		return false
+	}
+	a.mu.Lock()
+	m := a.meter(feature)
+	if m == nil {
+		a.mu.Unlock()
+		return false
 	}
 	if now >= m.until || !m.fitsLocked(b.clock.backend.Load()) {
 		a.mu.Unlock()
@@ -52,7 +50,7 @@ func (b *batcher) fold(a *account, feature string, n int64) bool {
 		return false
 	}
 	is, g := m.shownLocked(), m.grant
-	a.idle = false
+	a.setLocked(accountIdle, false)
 	a.mu.Unlock()
 	b.counters.mine().recorded.Add(1)
 	if b.levels.crossed(g, was, is) {
@@ -77,6 +75,14 @@ func (b *batcher) addTo(a *account, u *Usage, waiter *report) error {
 		if a == nil || !a.lock() {
 			a = b.books.lock(hashOf(u.Customer), u.Customer)
 		}
+		if waiter == nil && u.ID == "" && u.Properties == nil && u.Time.IsZero() {
+			why, ok, simple := b.trackLocked(a, u.Feature, u.Quantity)
+			if simple {
+				a.mu.Unlock()
+				b.counted(why, ok)
+				return errOf(why, ok)
+			}
+		}
 		m = b.meterLocked(a, u.Feature)
 		at := b.clock.backendNow()
 		dropped, ok = b.countLocked(m, u, waiter, at)
@@ -92,13 +98,19 @@ func (b *batcher) addTo(a *account, u *Usage, waiter *report) error {
 	if b.levels.crossed(g, math.MinInt64, is) {
 		b.levels.look(m)
 	}
-	if !ok {
-		if waiter != nil {
-			waiter.settle(errDropped[dropped])
-		}
-		return errDropped[dropped]
+	err := errOf(dropped, ok)
+	if err != nil && waiter != nil {
+		waiter.settle(err)
 	}
-	return nil
+	return err
+}
+
+// errOf is what a call is told that countLocked took, or could not.
+func errOf(dropped dropReason, ok bool) error {
+	if ok {
+		return nil
+	}
+	return errDropped[dropped]
 }
 
 // counted accounts for a call that countLocked took, or could not.
@@ -122,11 +134,8 @@ func (b *batcher) counted(dropped dropReason, ok bool) {
 
 // meterLocked returns the meter of a feature, and makes one if there is none.
 func (b *batcher) meterLocked(a *account, feature string) *meter {
-	a.idle = false
-	if m := a.meterLocked(feature); m != nil {
-		return m
-	}
-	return a.addMeterLocked(feature, b.cfg.Aggregations[feature])
+	a.setLocked(accountIdle, false)
+	return a.obtainMeterLocked(feature, b.cfg.Aggregations[feature], b.books)
 }
 
 // countLocked folds u into the open record after an exact look at the clock, or
@@ -144,10 +153,8 @@ func (b *batcher) countLocked(m *meter, u *Usage, waiter *report, now int64) (dr
 	if b.sink == nil {
 		b.endLocalLocked(m.account, now) // one that ended must not keep its successor out
 	}
-	r := &record{
-		piece: piece{quantity: u.Quantity, stamp: stamp},
-		meter: m, calls: 1, id: strings.Clone(u.ID), properties: maps.Clone(u.Properties), report: waiter,
-	}
+	r := m.newRecord(piece{quantity: u.Quantity, stamp: stamp})
+	r.calls, r.id, r.properties, r.report = 1, strings.Clone(u.ID), maps.Clone(u.Properties), waiter
 	if why, ok := b.admit(r); !ok {
 		return why, false
 	}
@@ -155,9 +162,6 @@ func (b *batcher) countLocked(m *meter, u *Usage, waiter *report, now int64) (dr
 	if folds {
 		r.ends = b.endOf(m, stamp)
 		m.openLocked(r, b.clock.precise()+min(r.ends-now, int64(forever))-b.clock.margin)
-		if b.levels == nil && b.spool == nil { // else each call is to be looked at, or stored
-			m.shareLocked(r.ends - b.clock.margin)
-		}
 	}
 	r.placedLocked()
 	return 0, true
@@ -200,7 +204,7 @@ func (b *batcher) over(records int64) bool {
 
 // take puts a new record into the intake, unless that is closed.
 func (b *batcher) take(r *record) bool {
-	in := &b.intake[r.meter.account.shard%uint16(len(b.intake))]
+	in := b.intakeOf(r.account)
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	if in.closed {
@@ -211,9 +215,9 @@ func (b *batcher) take(r *record) bool {
 	switch {
 	case b.sink == nil: // its account keeps it
 	case r.report != nil:
-		in.waited = append(in.waited, r)
+		in.waited = append(in.waited, queued{record: r})
 	default:
-		in.fresh = append(in.fresh, r)
+		in.fresh = append(in.fresh, queued{record: r})
 	}
 	return true
 }
@@ -247,16 +251,16 @@ func (b *batcher) endOf(m *meter, stamp int64) int64 {
 
 // makeRoom drops the oldest record that is not being sent.
 func (b *batcher) makeRoom() {
+	var oldest []*record
 	b.mu.Lock()
 	if len(b.ready) == 0 {
 		b.gatherLocked(true)
 	}
-	if len(b.ready) == 0 {
-		b.mu.Unlock()
-		return // all of it is being sent or tried again: at most FlushConcurrency batches
+	for len(oldest) == 0 && len(b.ready) > 0 {
+		oldest = b.takeReadyLocked(1, nil)
 	}
-	oldest := b.ready[:1:1]
-	b.ready = b.ready[1:]
 	b.mu.Unlock()
+	// Where there is none all is being sent or tried again: at most FlushConcurrency
+	// batches.
 	b.settle(oldest, settlement{state: pieceLost, drop: dropOverflow, err: errDropped[dropOverflow]})
 }

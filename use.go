@@ -19,10 +19,14 @@ func (c *Client) useQuickly(e *entry, feature string, n int64, hold bool, d *Dec
 	if !c.answers(e, e.fetched.Load(), now) || a == nil || n <= 0 {
 		return nil, false
 	}
-	_ = a.first.only.current.Load() // the second line is on its way while the lock waits for the first
+	set := a.full.Load()
+	if set == nil {
+		return nil, false
+	}
+	_ = set.first.only.current.Load() // the second line is on its way while the lock waits for the first
 	a.mu.Lock()
-	m := a.meterLocked(feature)
-	if m == nil || a.retired || m.fold != AggregateSum || !hold && now >= m.until || !m.allowLocked(c.clock, n, hold, d) {
+	m := a.meter(feature)
+	if m == nil || a.isLocked(accountRetired) || m.fold != AggregateSum || !hold && now >= m.until || !m.allowLocked(c.clock, n, hold, d) {
 		a.mu.Unlock()
 		return nil, false
 	}
@@ -33,7 +37,7 @@ func (c *Client) useQuickly(e *entry, feature string, n int64, hold bool, d *Dec
 	} else {
 		count = freshUsed
 	}
-	a.idle = false
+	a.setLocked(accountIdle, false)
 	g := m.grant
 	a.mu.Unlock()
 
@@ -152,7 +156,7 @@ func (c *Client) spend(e *entry, g *grant, q *question, d *Decision) bool {
 // lock takes the lock of an account, unless that has retired.
 func (a *account) lock() bool {
 	a.mu.Lock()
-	if a.retired {
+	if a.isLocked(accountRetired) {
 		a.mu.Unlock()
 		return false
 	}
@@ -239,7 +243,8 @@ func (b *batcher) chargeLocked(m *meter, n int64, event *Usage, now int64, open 
 		if !u.Time.IsZero() {
 			stamp = nanos(u.Time)
 		}
-		r := &record{meter: m, allowed: true, piece: piece{quantity: n, stamp: stamp, state: pieceLost, acked: b.clock.precise()}}
+		r := m.newRecord(piece{quantity: n, stamp: stamp, state: pieceLost, acked: b.clock.precise()})
+		r.allowed = true
 		m.addLocked(r, int64(b.clock.tick))
 		m.compactLocked(int64(b.clock.tick))
 	}

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -44,13 +46,54 @@ const (
 	cellsNS   = 250  // a call, with very many cells
 )
 
-// cells is usage of very many cells, flat out: each customer uses each feature.
+// cells is usage of very many cells, flat out: each customer uses each feature. It is
+// no ratio, so it is repeated, each time by a new Client, and the median counts.
 func (r *runner) cells() error {
+	const runs = 5
 	w := workload.New(r.few, 0)
+	results := make([]flatOut, runs)
+	for i := range results {
+		var err error
+		if results[i], err = r.flatOutOnce(w); err != nil {
+			return err
+		}
+	}
+	slices.SortFunc(results, func(a, b flatOut) int { return cmp.Compare(a.ns(), b.ns()) })
+	median := results[runs/2]
+	row := raw.Row{
+		Work: fmt.Sprintf("Track flat out for %v, %s cells", r.flatOut, text.Count(float64(r.few*workload.Features))), Who: ours, Cores: 2,
+		Figures: map[string]float64{
+			"ns/call": median.ns(), "fastest": results[0].ns(), "slowest": results[runs-1].ns(), "calls": float64(median.usage.Recorded),
+			"delivered": float64(median.usage.Delivered), "dropped": float64(median.usage.Dropped),
+			"requests": float64(median.requests), "requests needed": median.needed(),
+		},
+	}
+	good := median.ns() <= cellsNS
+	for _, f := range results {
+		good = good && f.usage.Delivered == f.usage.Recorded && f.usage.Dropped == 0 && float64(f.requests) <= 1.1*f.needed()
+	}
+	row.Judge(fmt.Sprintf("≤ %d ns/call, all delivered, requests ≤ 1.10 × cells a flush ÷ %d", cellsNS, flushSize), good)
+	r.add(row)
+	return nil
+}
+
+// flatOut is one run of cells.
+type flatOut struct {
+	took              time.Duration
+	usage             entitlements.UsageStats
+	requests, records int64
+}
+
+func (f flatOut) ns() float64 { return float64(f.took) / float64(f.usage.Recorded) }
+
+// needed is how many requests there must be, were all of them full.
+func (f flatOut) needed() float64 { return float64((f.records + flushSize - 1) / flushSize) }
+
+func (r *runner) flatOutOnce(w *workload.Workload) (f flatOut, err error) {
 	sink := new(countingSink)
 	c, err := w.Warm(context.Background(), entitlements.Config{Sink: sink, MaxPending: 4_000_000, FlushSize: flushSize})
 	if err != nil {
-		return err
+		return f, err
 	}
 	defer closeClient(c)
 	var wg sync.WaitGroup
@@ -68,25 +111,10 @@ func (r *runner) cells() error {
 		})
 	}
 	wg.Wait()
-	took := time.Since(begin)
-	if err := c.Flush(context.Background()); err != nil {
-		return err
-	}
-	u := c.Stats().Usage
-	ns := float64(took) / float64(u.Recorded)
-	needed := float64((sink.records.Load() + flushSize - 1) / flushSize)
-	row := raw.Row{
-		Work: fmt.Sprintf("Track flat out for %v, %s cells", r.flatOut, text.Count(float64(r.few*workload.Features))), Who: ours, Cores: 2,
-		Figures: map[string]float64{
-			"ns/call": ns, "calls": float64(u.Recorded), "delivered": float64(u.Delivered), "dropped": float64(u.Dropped),
-			"requests": float64(sink.requests.Load()), "requests needed": needed,
-		},
-	}
-	row.Judge(
-		fmt.Sprintf("≤ %d ns/call, all delivered, requests ≤ 1.10 × cells a flush ÷ %d", cellsNS, flushSize),
-		ns <= cellsNS && u.Delivered == u.Recorded && u.Dropped == 0 && float64(sink.requests.Load()) <= 1.1*needed)
-	r.add(row)
-	return nil
+	f.took = time.Since(begin)
+	err = c.Flush(context.Background())
+	f.usage, f.requests, f.records = c.Stats().Usage, sink.requests.Load(), sink.records.Load()
+	return f, err
 }
 
 // metered is a warm Client whose customers have one metered feature more.

@@ -21,8 +21,6 @@ type own struct {
 // one piece with the rest.
 func newOwn(n int) *own {
 	switch n {
-	case 0:
-		return new(own)
 	case 1:
 		o := new(struct {
 			own
@@ -43,13 +41,11 @@ func newOwn(n int) *own {
 }
 
 // useds is what was used of each, empty when the reading has whole figures.
-func (o *own) useds() []int64 { return unsafe.Slice(o.used, o.counts()) }
-
-func (o *own) counts() int {
+func (o *own) useds() []int64 {
 	if o.used == nil {
-		return 0
+		return nil
 	}
-	return o.plan.dated
+	return unsafe.Slice(o.used, o.plan.dated)
 }
 
 // reading is when and how a backend read what it told. Immutable.
@@ -65,17 +61,21 @@ type reading struct {
 func packOwn(p *plan, version string, asOf, serverTime int64, figures []figure, last *reading) *own {
 	r := reading{asOf: asOf, serverTime: serverTime}
 	var o *own
-	if alike(figures) {
-		o = newOwn(len(figures))
-	} else {
+	switch {
+	case !alike(figures):
 		o = new(own)
 		r.each = slices.Clone(figures)
-	}
-	o.plan, o.version = p, version
-	for i := range o.useds() {
+	case len(figures) == 0:
+		o = new(own)
+	default:
+		o = newOwn(len(figures))
 		r.all = figures[0]
 		r.all.used = 0
-		o.useds()[i] = figures[i].used
+	}
+	o.plan, o.version = p, version
+	used := o.useds()
+	for i := range used {
+		used[i] = figures[i].used
 	}
 	if last != nil && last.says(&r) {
 		o.reading = last

@@ -200,6 +200,11 @@ func TestRule19_WhatIsNotSimpleLosesNothing(t *testing.T) {
 		_, err := w.c.Load(t.Context(), "acme")
 		require.NoError(t, err)
 	}
+	// next is the world of the period that follows.
+	next := func(w world) world {
+		w.start, w.resets = w.resets.Add(time.Hour), w.resets.Add(time.Hour)
+		return w
+	}
 	// lagging is an answer that was read half a minute before it is given.
 	lagging := func(w world, used int64) *Entitlements {
 		now := time.Now()
@@ -311,18 +316,14 @@ func TestRule19_WhatIsNotSimpleLosesNothing(t *testing.T) {
 		}, 17, 7},
 		{"the period is over, and its usage waits to be sent", func(t *testing.T, w world) {
 			time.Sleep(time.Until(w.resets.Add(time.Second)))
-			next := w
-			next.start, next.resets = w.resets.Add(time.Hour), w.resets.Add(time.Hour)
-			w.src.Put("acme", grant(next, 0))
+			w.src.Put("acme", grant(next(w), 0))
 			load(t, w)
 		}, 0, 3},
 		{"the period is over, and a figure of the next may lack its usage", func(t *testing.T, w world) {
 			time.Sleep(time.Until(w.resets.Add(-time.Second)))
 			flush(t, w)
 			time.Sleep(2 * time.Second)
-			next := w
-			next.start, next.resets = w.resets.Add(time.Hour), w.resets.Add(time.Hour)
-			w.src.PutEntitlements(lagging(next, 0))
+			w.src.PutEntitlements(lagging(next(w), 0))
 			load(t, w)
 		}, 0, 3},
 		{"another period", func(t *testing.T, w world) {

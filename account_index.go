@@ -1,31 +1,45 @@
 package entitlements
 
-import "math/bits"
+import (
+	"math/bits"
+	"sync/atomic"
+)
 
 // accountIndex finds accounts by their customers: a byte and a pointer for each
 // place, where a map keeps the key besides, and room to double.
 //
-// Open-addressed. A hash's high bits say where to begin, so that the number of
-// places need not be a power of two, and its second byte is the tag: who has
-// another one is passed over unseen.
+// Writers hold the lock of the shard. Readers need none, since an account never
+// changes its customer: one that they find may be on its way out, and one that is
+// being moved may be missed, which the lock tells for certain.
 type accountIndex struct {
-	tags   []uint8
-	places []*account // nil: free
+	places atomic.Pointer[accountPlaces] // nil: there was none yet
 	count  int
 }
 
-// leastPlaces is how many an index has, if it has any.
-const leastPlaces = 8
+// accountPlaces is open-addressed, by sets of eight. A hash's high bits say which
+// set is the first, so that their number need not be a power of two; the next one
+// is looked at when that has no free place.
+type accountPlaces struct {
+	sets []accountSet
+}
 
-func indexTag(hash uint64) uint8 { return uint8(hash >> 8) }
+// accountSet is eight places. A tag is 0 where one is free; who has another one than
+// a customer's is passed over unseen.
+type accountSet struct {
+	tags     atomic.Uint64
+	accounts [setWays]atomic.Pointer[account]
+}
 
-func (x *accountIndex) first(hash uint64) int {
-	i, _ := bits.Mul64(hash, uint64(len(x.places)))
+// accountTag is of other bits than those that choose a shard.
+func accountTag(hash uint64) uint64 { return tagOf(hash >> 8) }
+
+func (p *accountPlaces) first(hash uint64) int {
+	i, _ := bits.Mul64(hash, uint64(len(p.sets)))
 	return int(i)
 }
 
-func (x *accountIndex) after(i int) int {
-	if i++; i == len(x.places) {
+func (p *accountPlaces) after(i int) int {
+	if i++; i == len(p.sets) {
 		return 0
 	}
 	return i
@@ -33,76 +47,120 @@ func (x *accountIndex) after(i int) int {
 
 // find returns a customer's account, or nil.
 func (x *accountIndex) find(hash uint64, customer string) *account {
-	if i, ok := x.place(hash, customer); ok {
-		return x.places[i]
+	if s, way := x.place(hash, customer); s != nil {
+		return s.accounts[way].Load()
 	}
 	return nil
 }
 
-func (x *accountIndex) place(hash uint64, customer string) (i int, ok bool) {
-	if len(x.places) == 0 {
-		return 0, false
+func (x *accountIndex) place(hash uint64, customer string) (s *accountSet, way int) {
+	p := x.places.Load()
+	if p == nil {
+		return nil, 0
 	}
-	for i = x.first(hash); x.places[i] != nil; i = x.after(i) {
-		if x.tags[i] == indexTag(hash) && x.places[i].customer() == customer {
-			return i, true
+	i := p.first(hash)
+	for range p.sets {
+		s := &p.sets[i]
+		tags := s.tags.Load()
+		for m := tagged(tags, accountTag(hash)); m != 0; m &= m - 1 {
+			way := firstTag(m)
+			if a := s.accounts[way].Load(); a != nil && a.customer() == customer {
+				return s, way
+			}
 		}
+		if freeTags(tags) != 0 {
+			break
+		}
+		i = p.after(i)
 	}
-	return i, false
+	return nil, 0
 }
 
 // add puts in an account that is not there yet.
 func (x *accountIndex) add(hash uint64, a *account) {
-	if 5*(x.count+1) > 4*len(x.places) {
-		x.resize(max(leastPlaces, len(x.places)+len(x.places)/2))
+	p := x.places.Load()
+	if p == nil || 5*(x.count+1) > 4*setWays*len(p.sets) {
+		p = x.resize(x.count + x.count/2 + 1)
 	}
 	x.count++
-	x.put(hash, a)
+	p.put(hash, a)
 }
 
-func (x *accountIndex) put(hash uint64, a *account) {
-	i := x.first(hash)
-	for x.places[i] != nil {
-		i = x.after(i)
+func (p *accountPlaces) put(hash uint64, a *account) {
+	i := p.first(hash)
+	for freeTags(p.sets[i].tags.Load()) == 0 {
+		i = p.after(i)
 	}
-	x.tags[i], x.places[i] = indexTag(hash), a
+	s := &p.sets[i]
+	tags := s.tags.Load()
+	way := firstTag(freeTags(tags))
+	s.accounts[way].Store(a)
+	s.tags.Store(tags | accountTag(hash)<<(8*way))
 }
 
-func (x *accountIndex) resize(places int) {
-	old := x.places
-	x.tags, x.places = make([]uint8, places), make([]*account, places)
-	for _, a := range old {
-		if a != nil {
-			x.put(hashOf(a.customer()), a)
+// resize makes room for so many.
+func (x *accountIndex) resize(accounts int) *accountPlaces {
+	p := &accountPlaces{make([]accountSet, (accounts*5/4+setWays)/setWays)}
+	for a := range x.all {
+		p.put(hashOf(a.customer()), a)
+	}
+	x.places.Store(p)
+	return p
+}
+
+// remove takes an account out. Whoever was passed on to a later set, because this
+// one or one between had no place, is put in anew.
+func (x *accountIndex) remove(a *account) {
+	hash := hashOf(a.customer())
+	s, way := x.place(hash, a.customer())
+	if s == nil {
+		return
+	}
+	full := s.free(way)
+	x.count--
+	p := x.places.Load()
+	if len(p.sets) > 1 && 8*x.count < setWays*len(p.sets) {
+		x.resize(2 * x.count)
+		return
+	}
+	i := p.first(hash)
+	for &p.sets[i] != s {
+		i = p.after(i)
+	}
+	for full {
+		i = p.after(i)
+		s := &p.sets[i]
+		full = freeTags(s.tags.Load()) == 0
+		for way := range s.accounts {
+			if next := s.accounts[way].Load(); next != nil {
+				if hash := hashOf(next.customer()); p.first(hash) != i {
+					s.free(way)
+					p.put(hash, next)
+				}
+			}
 		}
 	}
 }
 
-// remove takes an account out. Whoever comes after it, up to the next free place,
-// is put in anew: it may have been passed on from there.
-func (x *accountIndex) remove(a *account) {
-	i, ok := x.place(hashOf(a.customer()), a.customer())
-	if !ok {
-		return
-	}
-	x.count--
-	x.places[i] = nil
-	if 8*x.count < len(x.places) && len(x.places) > leastPlaces {
-		x.resize(max(leastPlaces, 2*x.count))
-		return
-	}
-	for i = x.after(i); x.places[i] != nil; i = x.after(i) {
-		next := x.places[i]
-		x.places[i] = nil
-		x.put(hashOf(next.customer()), next)
-	}
+// free gives up a place, and reports whether there was no free one.
+func (s *accountSet) free(way int) (full bool) {
+	tags := s.tags.Load()
+	s.tags.Store(tags &^ (0xff << (8 * way)))
+	s.accounts[way].Store(nil)
+	return freeTags(tags) == 0
 }
 
 // all yields every account. It must not change meanwhile.
 func (x *accountIndex) all(yield func(*account) bool) {
-	for _, a := range x.places {
-		if a != nil && !yield(a) {
-			return
+	p := x.places.Load()
+	if p == nil {
+		return
+	}
+	for i := range p.sets {
+		for way := range p.sets[i].accounts {
+			if a := p.sets[i].accounts[way].Load(); a != nil && !yield(a) {
+				return
+			}
 		}
 	}
 }

@@ -138,7 +138,11 @@ func (cu Customer) Track(f Feature, n int64) {
 	if c == nil {
 		return
 	}
-	c.usage.track(cu.entry, cu.key, f.code, n)
+	var a *account
+	if e := cu.entry; e != nil {
+		a = e.account.Load()
+	}
+	c.usage.track(a, cu.key, f.code, n)
 }
 
 // All is every feature that the customer's plan has, in the order of their codes,

@@ -223,7 +223,7 @@ func (c *Client) SetShadow(features ...string) { c.shadow.Store(newShadowed(feat
 // [Config.MaxPending], has an invalid key or comes after Close is counted in
 // [UsageStats] as dropped.
 func (c *Client) Track(customer, feature string, n int64) {
-	c.usage.track(c.cache.table.find(hashOf(customer), customer), customer, feature, n)
+	c.usage.track(c.usage.books.glance(hashOf(customer), customer), customer, feature, n)
 }
 
 // Record is Track for an event: with an idempotency key, a time or properties of

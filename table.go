@@ -97,13 +97,18 @@ func (t *table) second(hash uint64) uint64 { return t.first(bits.RotateLeft64(ha
 
 func tagOf(hash uint64) uint64 { return hash&0x7f | 0x80 }
 
-// matches marks the slots whose tag is that of a hash, in the high bits of its
-// bytes. The borrow of the subtraction can mark a byte above a match by mistake;
-// the key sorts that out.
-func (t *table) matches(set, hash uint64) uint64 {
-	x := t.tags[set].Load() ^ tagOf(hash)*lowBits
+// tagged marks the places with a tag, in the high bits of their bytes. The borrow of
+// the subtraction can mark a byte above a match by mistake; the key sorts that out.
+func tagged(tags, tag uint64) (marks uint64) {
+	x := tags ^ tag*lowBits
 	return (x - lowBits) &^ x & highBits
 }
+
+// freeTags marks the places that have none.
+func freeTags(tags uint64) (marks uint64) { return ^tags & highBits }
+
+// firstTag is the first place that is marked.
+func firstTag(marks uint64) (way int) { return bits.TrailingZeros64(marks) / 8 & (setWays - 1) }
 
 // shown is what a slot says about its customer. Without a plan it does not answer.
 type shown struct {
@@ -119,8 +124,8 @@ func (t *table) look(hash uint64, key string) (s *slot, v uint32, set uint64, wa
 	head, tail := endsOf(key)
 	set = t.first(hash)
 	for range 2 {
-		for m := t.matches(set, hash); m != 0; m &= m - 1 {
-			way = bits.TrailingZeros64(m) / 8 & (setWays - 1)
+		for m := tagged(t.tags[set].Load(), tagOf(hash)); m != 0; m &= m - 1 {
+			way = firstTag(m)
 			s = &t.sets[set][way]
 			v = s.version.Load()
 			if s.is(key, head, tail, v) && (len(key) <= 16 || s.isLong(key)) {
@@ -262,7 +267,7 @@ func (t *table) room(hash uint64) (set uint64, way int) {
 	sets := [2]uint64{t.first(hash), t.second(hash)}
 	var free [2]int
 	for k, i := range sets {
-		free[k] = bits.OnesCount64(^t.tags[i].Load() & highBits)
+		free[k] = bits.OnesCount64(freeTags(t.tags[i].Load()))
 	}
 	switch {
 	case free[0] > setWays-setFirst, free[0] >= max(1, free[1]):
@@ -280,7 +285,7 @@ func (t *table) room(hash uint64) (set uint64, way int) {
 		}
 		return set, way
 	}
-	return set, bits.TrailingZeros64(^t.tags[set].Load()&highBits) / 8
+	return set, firstTag(freeTags(t.tags[set].Load()))
 }
 
 // remove takes out an entry that left the cache.

@@ -10,13 +10,10 @@ import (
 // How a call gets into a record: it folds into the open one of its feature, or
 // begins one, if there is room.
 
-// track counts a call. e is the customer's entry, or nil.
-func (b *batcher) track(e *entry, customer, feature string, n int64) {
-	var a *account
-	if e != nil {
-		if a = e.account.Load(); a != nil && b.fold(a, feature, n) {
-			return
-		}
+// track counts a call. a is the customer's account as far as is known, or nil.
+func (b *batcher) track(a *account, customer, feature string, n int64) {
+	if a != nil && b.fold(a, feature, n) {
+		return
 	}
 	_ = b.addTo(a, &Usage{Customer: customer, Feature: feature, Quantity: n}, nil) // counted where it is dropped
 }

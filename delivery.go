@@ -192,16 +192,16 @@ func (b *batcher) newDelivery(records []*record) *delivery {
 	d.batch = Batch{Usage: make([]Usage, len(records))}
 	next := b.newIDs(1 + len(records))
 	d.batch.ID = next()
+	var locked lockedAccount
 	for i, r := range records {
-		a := r.account
-		a.mu.Lock()
+		locked.lock(r.account)
 		r.sealLocked()
 		if r.id == "" {
 			r.id = next()
 		}
 		d.batch.Usage[i] = r.usage()
-		a.mu.Unlock()
 	}
+	locked.unlock()
 	return d
 }
 
@@ -332,15 +332,15 @@ func (b *batcher) apply(d *delivery, o outcome, sent, now int64) []*delivery {
 // eachRecord calls f with every record that is not settled, under its account's
 // lock.
 func (b *batcher) eachRecord(records []*record, f func(*record)) {
+	var locked lockedAccount
 	for _, r := range records {
-		a := r.account
-		a.mu.Lock()
+		locked.lock(r.account)
 		if !r.settled() {
 			r.syncLocked()
 			f(r)
 		}
-		a.mu.Unlock()
 	}
+	locked.unlock()
 }
 
 func (b *batcher) recountLocked(r *record) {

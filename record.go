@@ -51,6 +51,33 @@ func (r *record) place() *segment {
 	return r.segment
 }
 
+// lockedAccount is the account whose lock is held by who goes through records: those
+// of one account are side by side.
+type lockedAccount struct {
+	*account
+	records int
+}
+
+// mostLocked is how many records are gone through at most before others get the lock.
+const mostLocked = 16
+
+// lock holds the lock of a, and of no other.
+func (l *lockedAccount) lock(a *account) {
+	if l.records++; l.account == a && l.records < mostLocked {
+		return
+	}
+	l.unlock()
+	a.mu.Lock()
+	l.account, l.records = a, 0
+}
+
+func (l *lockedAccount) unlock() {
+	if l.account != nil {
+		l.account.mu.Unlock()
+		l.account = nil
+	}
+}
+
 // usage is what the Sink sees.
 func (r *record) usage() Usage {
 	return Usage{

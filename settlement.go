@@ -28,12 +28,12 @@ func (b *batcher) settle(records []*record, s settlement) (calls uint64) {
 	var waiting []*report
 	var parked []Usage
 	var marks []mark
-	ended := make([]*cohort, 0, len(records))
+	var ended []endedRecords
+	var locked lockedAccount
 	for _, r := range records {
 		var n uint64
 		var u Usage
-		a := r.account
-		a.mu.Lock()
+		locked.lock(r.account)
 		if !r.settled() {
 			r.syncLocked()
 			if n = r.calls; s.dead || s.inDoubt {
@@ -50,12 +50,15 @@ func (b *batcher) settle(records []*record, s settlement) (calls uint64) {
 				marks = r.markLocked(marks, stageSettled, r.acked)
 			}
 		}
-		a.mu.Unlock()
 		if n == 0 {
 			continue
 		}
 		calls += n
-		ended = append(ended, r.cohort)
+		if last := len(ended) - 1; last >= 0 && ended[last].cohort == r.cohort {
+			ended[last].records++
+		} else {
+			ended = append(ended, endedRecords{r.cohort, 1})
+		}
 		if s.dead || s.inDoubt {
 			parked = append(parked, u)
 		}
@@ -63,6 +66,7 @@ func (b *batcher) settle(records []*record, s settlement) (calls uint64) {
 			waiting = append(waiting, r.report)
 		}
 	}
+	locked.unlock()
 	kind := ParkedInDoubt
 	if s.dead {
 		kind = ParkedDead
@@ -83,8 +87,8 @@ func (b *batcher) settle(records []*record, s settlement) (calls uint64) {
 	default:
 		b.drop(s.drop, calls)
 	}
-	for _, c := range ended {
-		c.open.Add(-1)
+	for _, e := range ended {
+		b.end(e.cohort, e.records)
 	}
 	for _, u := range parked {
 		if s.dead {
@@ -96,6 +100,18 @@ func (b *batcher) settle(records []*record, s settlement) (calls uint64) {
 	}
 	b.announce()
 	return calls
+}
+
+// endedRecords is how many of a cohort.
+type endedRecords struct {
+	cohort  *cohort
+	records int64
+}
+
+// end accounts for records that are not pending any more.
+func (b *batcher) end(c *cohort, records int64) {
+	b.pending.Add(-records)
+	c.open.Add(-records)
 }
 
 // announce wakes those who wait for records to settle.
@@ -119,10 +135,9 @@ func (b *batcher) settledOnDisk(marks []mark) {
 	}
 }
 
-// settleLocked ends one record. Its account's lock is held. Its cohort is told by
-// the caller, when the record is counted.
+// settleLocked ends one record. Its account's lock is held. The caller counts it,
+// and calls end then.
 func (b *batcher) settleLocked(r *record, state pieceState, inDoubt bool) {
-	b.pending.Add(-1)
 	if r.meter == nil {
 		a := r.account
 		if state == pieceAcked && a.ackCellLocked(r, b.books) || state == pieceLost && a.loseCellLocked(r, inDoubt) {
@@ -352,7 +367,7 @@ func (b *batcher) endLocal() {
 				if !r.settled() {
 					b.drop(dropNoSink, r.calls)
 					b.settleLocked(r, pieceLost, false)
-					r.cohort.open.Add(-1)
+					b.end(r.cohort, 1)
 				}
 			}
 		}

@@ -249,7 +249,7 @@ func (b *batcher) endLocalLocked(a *account, now int64) {
 			if !r.settled() && (r.counts == periodPast || r.counts == periodCurrent && f.resets != 0 && now >= f.resets) {
 				b.drop(dropNoSink, r.calls)
 				b.settleLocked(r, pieceLost, false)
-				r.cohort.open.Add(-1)
+				b.end(r.cohort, 1)
 			}
 		}
 	}
@@ -264,7 +264,7 @@ func (b *batcher) newIDs(n int) (next func() string) {
 	return func() string {
 		id++
 		begin := len(text)
-		text = strconv.AppendUint(append(text, b.instance...), id, 36)
+		text = strconv.AppendUint(append(text, b.instance...), id, 32)
 		one := text[begin:]
 		return unsafe.String(unsafe.SliceData(one), len(one)) // never written again
 	}

@@ -148,10 +148,8 @@ func (a *account) addCellLocked(number int) uint32 {
 	switch placed := uint32(a.placed); {
 	case placed < fewPlaces && placed == places:
 		a.growLocked(places + 1)
-	case placed == fewPlaces && placed == places:
+	case placed >= fewPlaces && 8*(placed+1) > 7*places:
 		a.growLocked(4 * places) // who uses as many uses more
-	case places > fewPlaces && 8*(placed+1) > 7*places:
-		a.growLocked(2 * places)
 	}
 	a.placed++
 	name := wordOf(number)

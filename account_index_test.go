@@ -3,8 +3,11 @@ package entitlements
 import (
 	"fmt"
 	"math/rand/v2"
+	"sync"
+	"sync/atomic"
 	"testing"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
 
@@ -40,4 +43,53 @@ func TestAccountIndex(t *testing.T) {
 	require.Zero(t, x.count)
 	require.Len(t, x.places.Load().sets, 1, "it shrinks")
 	x.remove(newAccount("nobody", hashOf("nobody")))
+}
+
+// Who looks without the lock may miss somebody that is being moved, and never finds
+// somebody else.
+func TestAccountIndex_WithoutTheLock(t *testing.T) {
+	var x accountIndex
+	var customers []string
+	for i := range 300 {
+		customers = append(customers, fmt.Sprint("customer-", i))
+	}
+	here := newAccount("here", hashOf("here"))
+	x.add(hashOf("here"), here)
+	var found atomic.Int64
+	done := make(chan struct{})
+	var readers sync.WaitGroup
+	for range 2 {
+		readers.Go(func() {
+			for i := 0; ; i++ {
+				select {
+				case <-done:
+					return
+				default:
+				}
+				customer := customers[i%len(customers)]
+				if a := x.find(hashOf(customer), customer); a != nil {
+					assert.Equal(t, customer, a.customer())
+				}
+				if a := x.find(hashOf("here"), "here"); a != nil {
+					assert.Same(t, here, a)
+					found.Add(1)
+				}
+			}
+		})
+	}
+	rng := rand.New(rand.NewPCG(3, 4))
+	accounts := make(map[string]*account)
+	for step := 0; step < 20_000 || found.Load() == 0; step++ {
+		customer := customers[rng.IntN(len(customers))]
+		if a := accounts[customer]; a != nil {
+			x.remove(a)
+			delete(accounts, customer)
+			continue
+		}
+		accounts[customer] = newAccount(customer, hashOf(customer))
+		x.add(hashOf(customer), accounts[customer])
+	}
+	close(done)
+	readers.Wait()
+	require.Same(t, here, x.find(hashOf("here"), "here"))
 }

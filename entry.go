@@ -17,8 +17,12 @@ import (
 // check through a handle reads is the first cache line, and the way to what is
 // counted here. It is 128 bytes, a size that the allocator aligns.
 type entry struct {
-	key  string
 	plan atomic.Pointer[plan] // never nil: see nothing
+
+	// own is what the customer does not share with others of its plan. It names
+	// its plan, so that a metered verdict reads both from one place. nil when
+	// there is nothing.
+	own atomic.Pointer[own]
 
 	// fetched is the precise time at which the fetch of the content began. It is
 	// stored last: until MaxStale after it the content answers.
@@ -36,12 +40,9 @@ type entry struct {
 	// backend may not have told of yet. nil when there is none.
 	account atomic.Pointer[account]
 
-	// own is what the customer does not share with others of its plan. It names
-	// its plan, so that a metered verdict reads both from one place. nil when
-	// there is nothing.
-	own atomic.Pointer[own]
+	denyAt atomic.Int64 // coarse time from which a denial asks for a refresh
 
-	denyAt   atomic.Int64  // coarse time from which a denial asks for a refresh
+	key      string
 	startSeq atomic.Uint64 // of the fetch that brought the content; 0 for content of an earlier run of the program
 	used     atomic.Uint32 // the turn in which it was used last: see cache.tell
 

@@ -54,7 +54,7 @@ func (r *record) place() *segment {
 // lockedAccount is the account whose lock is held by who goes through records: those
 // of one account are side by side.
 type lockedAccount struct {
-	*account
+	held    *account // nil: none
 	records int
 }
 
@@ -63,18 +63,18 @@ const mostLocked = 16
 
 // lock holds the lock of a, and of no other.
 func (l *lockedAccount) lock(a *account) {
-	if l.records++; l.account == a && l.records < mostLocked {
+	if l.records++; l.held == a && l.records < mostLocked {
 		return
 	}
 	l.unlock()
 	a.mu.Lock()
-	l.account, l.records = a, 0
+	l.held, l.records = a, 0
 }
 
 func (l *lockedAccount) unlock() {
-	if l.account != nil {
-		l.account.mu.Unlock()
-		l.account = nil
+	if l.held != nil {
+		l.held.mu.Unlock()
+		l.held = nil
 	}
 }
 

@@ -2,6 +2,7 @@ package entitlements
 
 import (
 	"math"
+	"math/bits"
 	"sync/atomic"
 )
 
@@ -243,13 +244,13 @@ const maxSettled = 16
 // compactLocked merges records that only wait for a figure to contain them, when
 // as many as are left from the last time have been added. Each field takes the
 // value that keeps the merged record counted for longest, so the view can be late
-// to shrink, never early.
-func (m *meter) compactLocked(tick int64) {
+// to shrink, never early; by how much is bounded, see near.
+func (m *meter) compactLocked(now, tick int64) {
 	m.settled = min(m.settled, math.MaxUint8-1) + 1
 	if int(m.settled) <= min(max(maxSettled, len(m.records)/2), math.MaxUint8-1) || m.fold == AggregateUnique {
 		return
 	}
-	var into [2][3]*record // by acked or lost, and period
+	var into [2][3]*record // the latest, by acked or lost, and period
 	kept := m.records[:0]
 	apart := false // AggregateLast must keep the order of those not settled
 	for _, r := range m.records {
@@ -263,7 +264,7 @@ func (m *meter) compactLocked(tick int64) {
 			lost = 1
 		}
 		to := into[lost][r.counts]
-		if to == nil || m.fold == AggregateSum && saturate(to.effect(), r.effect()) == Unlimited {
+		if to == nil || !to.near(r, now) || m.fold == AggregateSum && saturate(to.effect(), r.effect()) == Unlimited {
 			into[lost][r.counts] = r
 			kept = append(kept, r)
 			continue
@@ -282,4 +283,21 @@ func (m *meter) compactLocked(tick int64) {
 	m.records = kept
 	m.installLocked(m.figure, tick)
 	m.settled = 0
+}
+
+// near reports whether two settled records may become one. Of what was accepted, a
+// figure that lags contains the earlier before the later, and a customer who never
+// pauses would wait for the later for ever. So those are merged that are in one cell
+// of a grid, whose cells are at most a quarter as wide as they are old, and each two
+// of the one before: what is merged was acknowledged within a third of the time that
+// has gone by since the last of it.
+func (p *piece) near(r *record, now int64) bool {
+	if p.state == pieceLost {
+		return true // until its period ends
+	}
+	grain := int64(1)
+	if age := (now - max(p.acked, r.acked)) / 4; age > 0 {
+		grain = 1 << (bits.Len64(uint64(age)) - 1)
+	}
+	return p.acked/grain == r.acked/grain
 }

@@ -2,6 +2,7 @@ package entitlements
 
 import (
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -25,4 +26,43 @@ func TestMetersAreFoundByNumberAndByName(t *testing.T) {
 		require.Equal(t, code, a.meter(code).feature)
 	}
 	require.Nil(t, a.meter("nobody"))
+}
+
+// A customer that is counted every second for a day, and never refreshed, waits with
+// few records, and what is in one of them was acknowledged within a third of the time
+// that has gone by since.
+func TestAMeterMergesWhatWaits(t *testing.T) {
+	const tick, second, day = int64(time.Millisecond), int64(time.Second), 24 * 3600
+	m := newAccount("c", 1).addMeterLocked("api", AggregateSum, newFeatureIndex())
+	for n := int64(1); n <= day; n++ { // a unit a second
+		now := n * second
+		m.addLocked(m.newRecord(piece{quantity: 1, sent: now - tick, acked: now, state: pieceAcked}), tick)
+		m.compactLocked(now, tick)
+		if n%97 != 0 && n != day {
+			continue
+		}
+		units := int64(0)
+		for _, r := range m.records {
+			first := (units + 1) * second
+			units += r.quantity
+			require.Equal(t, units*second, r.acked)
+			require.LessOrEqual(t, r.acked-first, (now-r.acked)/3)
+		}
+		require.Equal(t, n, units)
+		require.LessOrEqual(t, len(m.records), 160)
+	}
+}
+
+// What was lost is in no figure, whenever that was: it waits as one until its period
+// ends.
+func TestAMeterMergesWhatWasLost(t *testing.T) {
+	m := newAccount("c", 1).addMeterLocked("api", AggregateSum, newFeatureIndex())
+	units := int64(0)
+	for now := int64(1); now < int64(time.Hour); now += int64(time.Second) {
+		m.addLocked(m.newRecord(piece{quantity: 1, acked: now, state: pieceLost}), 1)
+		m.compactLocked(now, 1)
+		require.LessOrEqual(t, len(m.records), maxSettled+2)
+		units++
+	}
+	require.Equal(t, units, m.view.Load().current.Load())
 }

@@ -833,3 +833,60 @@ func TestRule21_CallersMemoryIsTheirs(t *testing.T) {
 		require.EqualValues(t, 1, sink.Accepted()[0].Count, "what a caller writes into Count is ignored")
 	})
 }
+
+// lagging is a backend whose reads know what it was given a while ago.
+type lagging struct {
+	lag   time.Duration
+	mu    sync.Mutex // guards given
+	given []given
+}
+
+type given struct {
+	at    time.Time
+	units int64
+}
+
+func (l *lagging) Deliver(_ context.Context, batch Batch) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for i := range batch.Usage {
+		l.given = append(l.given, given{time.Now(), batch.Usage[i].Quantity})
+	}
+	return nil
+}
+
+func (l *lagging) Fetch(_ context.Context, customer string) (*Entitlements, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	used := int64(0)
+	for _, g := range l.given {
+		if time.Since(g.at) >= l.lag {
+			used += g.units
+		}
+	}
+	return &Entitlements{Customer: customer, Plan: "p", Features: map[string]Grant{"api": usageGrant(1_000_000, used)}}, nil
+}
+
+// What waits for a figure is merged, but a figure that lags takes off what is older,
+// also when the customer never pauses.
+func TestRule19_AFigureThatLagsContainsWhatIsOlderThoughTheCustomerNeverPauses(t *testing.T) {
+	for _, lag := range []time.Duration{time.Minute, 10 * time.Minute} {
+		t.Run(lag.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				backend := &lagging{lag: lag}
+				c := usageClient(t, Config{
+					Source: backend, Sink: backend, UsageLag: lag, TTL: 10 * time.Second, FlushInterval: time.Second,
+				})
+				loaded(t, c, "acme")
+				late := int64(lag/time.Second/3) + 15 // seconds: a third of the lag, the TTL, and a few
+				for n := range int64(4 * lag / time.Second) {
+					c.Track("acme", "api", 1)
+					time.Sleep(time.Second)
+					used := c.Decide("acme", "api").Used
+					require.GreaterOrEqual(t, used, n+1, "below the truth")
+					require.LessOrEqual(t, used, n+1+late, "above the truth by more than what was delivered in %d s", late)
+				}
+			})
+		})
+	}
+}

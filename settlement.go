@@ -44,7 +44,7 @@ func (b *batcher) settle(records []*record, s settlement) (calls uint64) {
 			}
 			b.settleLocked(r, s.state, s.inDoubt)
 			if r.meter != nil {
-				r.meter.compactLocked(int64(b.clock.tick))
+				r.meter.compactLocked(r.acked, int64(b.clock.tick))
 			}
 			if !s.spooled {
 				marks = r.markLocked(marks, stageSettled, r.acked)

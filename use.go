@@ -246,7 +246,7 @@ func (b *batcher) chargeLocked(m *meter, n int64, event *Usage, now int64, open 
 		r := m.newRecord(piece{quantity: n, stamp: stamp, state: pieceLost, acked: b.clock.precise()})
 		r.allowed = true
 		m.addLocked(r, int64(b.clock.tick))
-		m.compactLocked(int64(b.clock.tick))
+		m.compactLocked(r.acked, int64(b.clock.tick))
 	}
 	return charge{dropped: dropped, ok: ok}
 }

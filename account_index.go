@@ -47,25 +47,25 @@ func (p *accountPlaces) after(i int) int {
 
 // find returns a customer's account, or nil.
 func (x *accountIndex) find(hash uint64, customer string) *account {
-	if s, way := x.place(hash, customer); s != nil {
-		return s.accounts[way].Load()
-	}
-	return nil
+	a, _, _ := x.look(hash, customer)
+	return a
 }
 
-func (x *accountIndex) place(hash uint64, customer string) (s *accountSet, way int) {
+// look finds a customer's account, and its place. Without the lock the place may be
+// another's by now.
+func (x *accountIndex) look(hash uint64, customer string) (a *account, s *accountSet, way int) {
 	p := x.places.Load()
 	if p == nil {
-		return nil, 0
+		return nil, nil, 0
 	}
 	i := p.first(hash)
 	for range p.sets {
-		s := &p.sets[i]
+		s = &p.sets[i]
 		tags := s.tags.Load()
 		for m := tagged(tags, accountTag(hash)); m != 0; m &= m - 1 {
-			way := firstTag(m)
-			if a := s.accounts[way].Load(); a != nil && a.customer() == customer {
-				return s, way
+			way = firstTag(m)
+			if a = s.accounts[way].Load(); a != nil && a.customer() == customer {
+				return a, s, way
 			}
 		}
 		if freeTags(tags) != 0 {
@@ -73,7 +73,7 @@ func (x *accountIndex) place(hash uint64, customer string) (s *accountSet, way i
 		}
 		i = p.after(i)
 	}
-	return nil, 0
+	return nil, nil, 0
 }
 
 // add puts in an account that is not there yet.
@@ -112,7 +112,7 @@ func (x *accountIndex) resize(accounts int) *accountPlaces {
 // one or one between had no place, is put in anew.
 func (x *accountIndex) remove(a *account) {
 	hash := hashOf(a.customer())
-	s, way := x.place(hash, a.customer())
+	_, s, way := x.look(hash, a.customer())
 	if s == nil {
 		return
 	}

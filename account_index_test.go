@@ -50,7 +50,7 @@ func TestAccountIndex(t *testing.T) {
 func TestAccountIndex_WithoutTheLock(t *testing.T) {
 	var x accountIndex
 	var customers []string
-	for i := range 300 {
+	for i := range 12 {
 		customers = append(customers, fmt.Sprint("customer-", i))
 	}
 	here := newAccount("here", hashOf("here"))
@@ -79,7 +79,7 @@ func TestAccountIndex_WithoutTheLock(t *testing.T) {
 	}
 	rng := rand.New(rand.NewPCG(3, 4))
 	accounts := make(map[string]*account)
-	for step := 0; step < 20_000 || found.Load() == 0; step++ {
+	for step := 0; step < 200_000 || found.Load() == 0; step++ {
 		customer := customers[rng.IntN(len(customers))]
 		if a := accounts[customer]; a != nil {
 			x.remove(a)

@@ -18,7 +18,8 @@ type accountIndex struct {
 
 // accountPlaces is open-addressed, by sets of eight. A hash's high bits say which
 // set is the first, so that their number need not be a power of two; the next one
-// is looked at when that has no free place.
+// is looked at when that has no free place. So all sets from a customer's first to
+// the one before its own are full.
 type accountPlaces struct {
 	sets []accountSet
 }
@@ -129,14 +130,19 @@ func (x *accountIndex) remove(a *account) {
 	}
 	for full {
 		i = p.after(i)
-		s := &p.sets[i]
-		full = freeTags(s.tags.Load()) == 0
-		for way := range s.accounts {
-			if next := s.accounts[way].Load(); next != nil {
-				if hash := hashOf(next.customer()); p.first(hash) != i {
-					s.free(way)
-					p.put(hash, next)
-				}
+		full = freeTags(p.sets[i].tags.Load()) == 0
+		p.resettle(i)
+	}
+}
+
+// resettle puts those in anew whose first set is another one.
+func (p *accountPlaces) resettle(i int) {
+	s := &p.sets[i]
+	for way := range s.accounts {
+		if a := s.accounts[way].Load(); a != nil {
+			if hash := hashOf(a.customer()); p.first(hash) != i {
+				s.free(way)
+				p.put(hash, a)
 			}
 		}
 	}

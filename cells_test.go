@@ -164,3 +164,30 @@ func TestFiguresAreShownInOneStep(t *testing.T) {
 		require.False(t, a.mu.TryLock(), "Use, in between, would make a meter")
 	})
 }
+
+// An account that somebody else made a moment ago, and has yet to show to its entry,
+// takes no call that a check would not see.
+func TestWhatIsTrackedIsSeenThoughTheAccountIsNew(t *testing.T) {
+	const customer, feature = "acme", "api"
+	c, err := New(Config{
+		Source: Static(map[string]*Entitlements{customer: {
+			Customer: customer, Plan: "p", Features: map[string]Grant{feature: {Kind: KindMetered, Enabled: true, Limit: 100}},
+		}}),
+		Sink: &nothingSink{},
+	})
+	require.NoError(t, err)
+	defer func() { require.NoError(t, c.Close(t.Context())) }()
+	_, err = c.Load(t.Context(), customer)
+	require.NoError(t, err)
+	hash := hashOf(customer)
+	s := &c.usage.books.shards[hash%uint64(len(c.usage.books.shards))]
+	s.mu.Lock()
+	s.accounts.add(hash, newAccount(customer, hash))
+	s.mu.Unlock()
+	c.Track(customer, feature, 5)
+	require.EqualValues(t, 5, c.Decide(customer, feature).Used)
+}
+
+type nothingSink struct{}
+
+func (*nothingSink) Deliver(context.Context, Batch) error { return nil }

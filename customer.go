@@ -142,6 +142,9 @@ func (cu Customer) Track(f Feature, n int64) {
 	if e := cu.entry; e != nil {
 		a = e.account.Load()
 	}
+	if a == nil {
+		a = c.usage.books.glance(hashOf(cu.key), cu.key)
+	}
 	c.usage.track(a, cu.key, f.code, n)
 }
 

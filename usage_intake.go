@@ -69,7 +69,7 @@ func (b *batcher) addTo(a *account, u *Usage, waiter *report) error {
 	case b.clock.closed():
 		dropped = dropClosed
 	case validKey(u.Customer) && validKey(u.Feature) && len(u.ID) <= MaxKeyLength:
-		if a == nil || !a.lock() {
+		if a == nil || a.entry.Load() == nil || !a.lock() { // or made just now, and its entry does not show it yet
 			a = b.books.lock(hashOf(u.Customer), u.Customer)
 		}
 		if waiter == nil && u.ID == "" && u.Properties == nil && u.Time.IsZero() {

@@ -244,10 +244,11 @@ const maxSettled = 16
 // compactLocked merges records that only wait for a figure to contain them, when
 // as many as are left from the last time have been added. Each field takes the
 // value that keeps the merged record counted for longest, so the view can be late
-// to shrink, never early; by how much is bounded, see near.
+// to shrink, never early; by how much is bounded, see near. A day of seconds makes
+// about a hundred records.
 func (m *meter) compactLocked(now, tick int64) {
 	m.settled = min(m.settled, math.MaxUint8-1) + 1
-	if int(m.settled) <= min(max(maxSettled, len(m.records)/2), math.MaxUint8-1) || m.fold == AggregateUnique {
+	if int(m.settled) <= min(max(maxSettled, len(m.records)/2), math.MaxUint8-1) {
 		return
 	}
 	var into [2][3]*record // the latest, by acked or lost, and period
@@ -263,6 +264,9 @@ func (m *meter) compactLocked(now, tick int64) {
 		if r.state == pieceLost {
 			lost = 1
 		}
+		if m.fold == AggregateLast {
+			into[1-lost] = [3]*record{} // what came before must not come after
+		}
 		to := into[lost][r.counts]
 		if to == nil || !to.near(r, now) || m.fold == AggregateSum && saturate(to.effect(), r.effect()) == Unlimited {
 			into[lost][r.counts] = r
@@ -277,7 +281,7 @@ func (m *meter) compactLocked(now, tick int64) {
 		case AggregateLast:
 			to.quantity = r.quantity
 		}
-		to.stamp, to.acked = max(to.stamp, r.stamp), max(to.acked, r.acked)
+		to.stamp, to.acked, to.allowed = max(to.stamp, r.stamp), max(to.acked, r.acked), to.allowed || r.allowed
 	}
 	clear(m.records[len(kept):])
 	m.records = kept

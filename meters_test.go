@@ -66,3 +66,38 @@ func TestAMeterMergesWhatWasLost(t *testing.T) {
 	}
 	require.Equal(t, units, m.view.Load().current.Load())
 }
+
+// What does not show in the view waits as few records too, and the last of the values
+// stays the last.
+func TestAMeterMergesByItsAggregation(t *testing.T) {
+	const second = int64(time.Second)
+	for fold, want := range map[Aggregation]int64{AggregateMax: 3599, AggregateLast: 3599, AggregateUnique: 0} {
+		m := newAccount("c", 1).addMeterLocked("api", fold, newFeatureIndex())
+		for n := range int64(3600) {
+			p := piece{quantity: n, stamp: n * second, sent: n * second, acked: n * second, state: pieceAcked}
+			if n%20 == 7 {
+				p.state = pieceLost
+			}
+			m.addLocked(m.newRecord(p), 1)
+			m.compactLocked(n*second, 1)
+			if fold == AggregateLast {
+				require.Equal(t, n, m.view.Load().current.Load())
+				continue
+			}
+			require.LessOrEqual(t, len(m.records), 128)
+		}
+		require.Equal(t, want, m.view.Load().current.Load())
+	}
+}
+
+// A policy allowed a part of what was lost: that is known of the whole.
+func TestAMeterThatMergesKnowsWhatAPolicyAllowed(t *testing.T) {
+	m := newAccount("c", 1).addMeterLocked("api", AggregateSum, newFeatureIndex())
+	for n := range int64(40) {
+		r := m.newRecord(piece{quantity: 1, acked: n, state: pieceLost})
+		r.allowed = n == 5
+		m.addLocked(r, 1)
+		m.compactLocked(n, 1)
+	}
+	require.True(t, m.records[0].allowed)
+}

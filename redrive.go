@@ -88,11 +88,28 @@ func (b *batcher) readmit(l *parkedLine) bool {
 	}
 	b.tally.parked(l.kind, -l.Calls)
 	m.syncLocked()
-	m.records = slices.DeleteFunc(m.records, func(was *record) bool { return was.state == pieceLost && was.id == l.ID })
+	m.takeBackLocked(l.ID, l.Quantity, int64(b.clock.tick))
 	m.addLocked(r, int64(b.clock.tick))
 	m.publishLocked()
 	r.placedLocked()
 	return true
+}
+
+// takeBackLocked takes what was lost of a record out of the view: it is on its way
+// again. Where others were merged into it, they stay. One that was merged into
+// another stays too, since nobody knows that any more: the view is high until the
+// period ends.
+func (m *meter) takeBackLocked(id string, quantity, tick int64) {
+	i := slices.IndexFunc(m.records, func(was *record) bool { return was.state == pieceLost && was.id == id })
+	switch {
+	case i < 0:
+	case m.records[i].quantity == quantity:
+		m.records = slices.Delete(m.records, i, i+1)
+	case m.fold == AggregateSum:
+		was := m.records[i]
+		was.quantity, was.id = was.quantity-quantity, ""
+		m.recountLocked(was, tick)
+	}
 }
 
 // parkedKey tells a record from another one that has its ID.

@@ -400,3 +400,33 @@ func TestRule22_SubscribersGetChangesOfContentInOrder(t *testing.T) {
 		require.Len(t, limits, 5)
 	})
 }
+
+// Many dead letters of one feature are one in the view. One that is sent again leaves
+// the others there.
+func TestRule19_RedrivingOneDeadLetterLeavesTheOthersInTheView(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		sink := entitlementstest.NewSink()
+		sink.SetBad(func(Usage) error { return entitlementstest.ErrBad })
+		source := entitlementstest.NewSource(map[string]map[string]Grant{"acme": {"api": usageGrant(1000, 0)}})
+		c := usageClient(t, Config{Source: source, Sink: sink, RetryFor: time.Hour})
+		loaded(t, c, "acme")
+		const letters = 60
+		for range letters {
+			c.Track("acme", "api", 2)
+			require.NoError(t, c.Flush(t.Context()))
+		}
+		require.EqualValues(t, letters, requireBalancedUsage(t, c).DeadLettered)
+		require.EqualValues(t, 2*letters, c.Decide("acme", "api").Used)
+		sink.SetBad(nil)
+		for left := letters - 1; left >= 0; left-- {
+			n, err := c.Redrive(t.Context(), RedriveFilter{Most: 1})
+			require.NoError(t, err)
+			require.Equal(t, 1, n)
+			require.GreaterOrEqual(t, c.Decide("acme", "api").Used, int64(2*letters))
+			require.NoError(t, c.Flush(t.Context()))
+			require.GreaterOrEqual(t, c.Decide("acme", "api").Used, int64(2*letters))
+			require.EqualValues(t, left, requireBalancedUsage(t, c).DeadLettered)
+		}
+		require.EqualValues(t, 2*letters, sink.Total("acme", "api"))
+	})
+}

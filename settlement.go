@@ -49,6 +49,9 @@ func (b *batcher) settle(records []*record, s settlement) (calls uint64) {
 			if !s.spooled {
 				marks = r.markLocked(marks, stageSettled, r.acked)
 			}
+			if s.state == pieceAcked {
+				r.id, r.properties = "", nil // nobody asks for them again, and an ID keeps those of its batch
+			}
 		}
 		if n == 0 {
 			continue

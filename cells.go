@@ -155,17 +155,6 @@ func (a *account) ackCellLocked(r *record, b *books) bool {
 	return true
 }
 
-// loseCellLocked lets a cell forget what was lost of it. It reports false where a
-// grant is known, of which it was had, or where it may have been accepted.
-func (a *account) loseCellLocked(r *record, inDoubt bool) bool {
-	if _, known := a.entry.Load().figureOf(r.feature); known || inDoubt || r.unknown != 0 {
-		return false
-	}
-	a.openCell(int(r.number)).dropLocked(r)
-	a.busyLocked(-1)
-	return true
-}
-
 // dropLocked takes a record off those that are on their way.
 func (o *openCell) dropLocked(r *record) {
 	at := &o.sealed

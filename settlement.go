@@ -42,7 +42,7 @@ func (b *batcher) settle(records []*record, s settlement) (calls uint64) {
 			if r.acked = s.at; s.state == pieceLost {
 				r.acked = b.clock.precise()
 			}
-			b.settleLocked(r, s.state, s.inDoubt)
+			b.settleLocked(r, s.state)
 			if r.meter != nil {
 				r.meter.compactLocked(r.acked, int64(b.clock.tick))
 			}
@@ -140,10 +140,10 @@ func (b *batcher) settledOnDisk(marks []mark) {
 
 // settleLocked ends one record. Its account's lock is held. The caller counts it,
 // and calls end then.
-func (b *batcher) settleLocked(r *record, state pieceState, inDoubt bool) {
+func (b *batcher) settleLocked(r *record, state pieceState) {
 	if r.meter == nil {
 		a := r.account
-		if state == pieceAcked && a.ackCellLocked(r, b.books) || state == pieceLost && a.loseCellLocked(r, inDoubt) {
+		if state == pieceAcked && a.ackCellLocked(r, b.books) {
 			r.state = state
 			return
 		}
@@ -369,7 +369,7 @@ func (b *batcher) endLocal() {
 			for _, r := range m.records {
 				if !r.settled() {
 					b.drop(dropNoSink, r.calls)
-					b.settleLocked(r, pieceLost, false)
+					b.settleLocked(r, pieceLost)
 					b.end(r.cohort, 1)
 				}
 			}

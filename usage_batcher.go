@@ -248,7 +248,7 @@ func (b *batcher) endLocalLocked(a *account, now int64) {
 		for _, r := range m.records {
 			if !r.settled() && (r.counts == periodPast || r.counts == periodCurrent && f.resets != 0 && now >= f.resets) {
 				b.drop(dropNoSink, r.calls)
-				b.settleLocked(r, pieceLost, false)
+				b.settleLocked(r, pieceLost)
 				b.end(r.cohort, 1)
 			}
 		}

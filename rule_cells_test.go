@@ -428,20 +428,17 @@ func TestRule19_UsageOfTwoDaysBeforeTheFirstFigure(t *testing.T) {
 	})
 }
 
-// What is in doubt may have been accepted: it counts, also when the customer was
-// not known yet. What was refused was not, and nothing had allowed it.
-func TestRule19_WhatIsInDoubtBeforeTheFirstFigureCounts(t *testing.T) {
-	for name, test := range map[string]struct {
-		step entitlementstest.DeliverStep
-		used int64
-	}{
-		"in doubt": {entitlementstest.DeliverStep{Refuse: errSinkDown}, 15},
-		"refused":  {entitlementstest.DeliverStep{Refuse: Permanent(errSinkDown)}, 10},
+// What is in doubt may have been accepted, and what was refused was had all the
+// same: both count, also when the customer was not known yet.
+func TestRule19_WhatIsLostBeforeTheFirstFigureCounts(t *testing.T) {
+	for name, step := range map[string]entitlementstest.DeliverStep{
+		"in doubt": {Refuse: errSinkDown},
+		"refused":  {Refuse: Permanent(errSinkDown)},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				sink := entitlementstest.NewSink()
-				sink.Always(test.step)
+				sink.Always(step)
 				src := entitlementstest.NewSource(map[string]map[string]Grant{"acme": {"api": usageGrant(100, 10)}})
 				c := usageClient(t, Config{Source: src, Sink: sink.Limited(SinkLimits{DedupWindow: -1})})
 				catalog(c, "api")
@@ -449,7 +446,7 @@ func TestRule19_WhatIsInDoubtBeforeTheFirstFigureCounts(t *testing.T) {
 				require.NoError(t, c.Flush(t.Context()))
 				requireBalancedUsage(t, c)
 				loaded(t, c, "acme")
-				require.Equal(t, test.used, c.Decide("acme", "api").Used)
+				require.EqualValues(t, 15, c.Decide("acme", "api").Used)
 			})
 		})
 	}

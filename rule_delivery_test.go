@@ -430,21 +430,3 @@ func TestRule19_RedrivingOneDeadLetterLeavesTheOthersInTheView(t *testing.T) {
 		require.EqualValues(t, 2*letters, sink.Total("acme", "api"))
 	})
 }
-
-// What was refused of a customer whom nobody had loaded was had all the same.
-func TestRule19_WhatWasRefusedBeforeItsGrantWasKnownIsInTheView(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		sink := entitlementstest.NewSink()
-		sink.SetBad(func(Usage) error { return entitlementstest.ErrBad })
-		source := entitlementstest.NewSource(map[string]map[string]Grant{
-			"acme": {"api": usageGrant(1000, 0)}, "other": {"api": usageGrant(1000, 0)},
-		})
-		c := usageClient(t, Config{Source: source, Sink: sink})
-		loaded(t, c, "other") // the feature is known
-		c.Track("acme", "api", 5)
-		require.NoError(t, c.Flush(t.Context()))
-		require.EqualValues(t, 1, requireBalancedUsage(t, c).DeadLettered)
-		loaded(t, c, "acme")
-		require.EqualValues(t, 5, c.Decide("acme", "api").Used)
-	})
-}
